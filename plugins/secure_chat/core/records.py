@@ -1,0 +1,64 @@
+"""Ledger records as values: what is to be logged, and what has been.
+
+``position`` is the number of a record's line in the ledger, counted from 1; the head's position is
+therefore the number of records, and 0 means an empty ledger.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+GENESIS_PREV_HASH: Final = "0" * 64
+
+
+@dataclass(frozen=True, slots=True)
+class EventDraft:
+    """An event that waits to be logged. ``metadata`` must be JSON; ``value`` is an amount."""
+
+    event_type: str
+    wallet: str
+    metadata: dict[str, Any]
+    signature: str = ""
+    value: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Where an event stands in the ledger: fixed at commit and the same for ever."""
+
+    position: int
+    event_id: str
+    event_hash: str
+    timestamp: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of a ledger, in the same terms for every dialect.
+
+    ``signature`` is the empty string when there is none; ``event_id`` is the record's hash in the
+    dialects that have no id; ``metadata`` is as logged (with the signature in it in those dialects).
+    """
+
+    position: int
+    event_id: str
+    event_type: str
+    wallet: str
+    value: Any
+    metadata: dict[str, Any]
+    signature: str
+    timestamp: str
+    event_hash: str
+    prev_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The end of a ledger: how many records it has, and the hash of the last one."""
+
+    position: int
+    event_hash: str
+
+
+EMPTY: Final = Head(0, GENESIS_PREV_HASH)

@@ -37,8 +37,8 @@ class Receipt:
 class Record:
     """One line of a ledger, in the same terms for every dialect.
 
-    ``signature`` is the empty string when there is none; ``event_id`` is the record's hash in the
-    dialects that have no id; ``metadata`` is as logged (with the signature in it in those dialects).
+    ``signature`` is the empty string when there is none; ``event_id`` is the record's hash in
+    dialects that have no id; ``metadata`` is as logged (there with the signature in it).
     """
 
     position: int

@@ -1,0 +1,361 @@
+"""The journal: the one writer of a ledger file, with group commit and recovery.
+
+Life of an append: ``stage`` encodes the events onto the chain and gives their receipts at once;
+the writer thread takes all that is staged, makes one write and one sync of it, and then resolves
+each ``durable``. While it syncs, the next group gathers. Nothing may be shown or acknowledged
+before ``durable`` is done.
+
+When a write finds the disk full, the file is cut back to what was durable and the group is refused:
+its outcome is known. After any other failure the outcome is not known; the journal takes nothing
+more, and the next ``open`` decides from the file (sunlight's rule: an unknown outcome is fatal).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from plugins.secure_chat.core.dialects import V1, Dialect, Line, NotARecord, encode, parse
+from plugins.secure_chat.core.records import EMPTY, EventDraft, Head, Receipt, Record
+from plugins.secure_chat.errors import LedgerBroken, LedgerUnavailable, OutcomeUnknown
+from plugins.secure_chat.ledger.file import AppendFile
+
+log: Final = logging.getLogger(__name__)
+
+_READ_SIZE: Final = 1 << 20
+_NO_SPACE: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A place up to which the file was verified: after record ``head``, at byte ``offset``."""
+
+    head: Head
+    offset: int
+
+
+START: Final = Checkpoint(EMPTY, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """Events on their way to the disk.
+
+    ``receipts`` hold once ``durable`` is done. When ``durable`` raises LedgerUnavailable nothing of
+    it is in the ledger; when it raises OutcomeUnknown nobody knows before the next start.
+    """
+
+    receipts: list[Receipt]
+    durable: Future[None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    data: bytes
+    head: Head
+    durable: Future[None]
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _random_id() -> str:
+    return str(uuid.uuid4())
+
+
+class Journal:
+    """Appends to one ledger file. Thread-safe. Made by ``open``."""
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        verified: Checkpoint = START,
+        replay: Callable[[Record, int], None] | None = None,
+        clock: Callable[[], datetime] = _utc_now,
+        new_id: Callable[[], str] = _random_id,
+        open_file: Callable[[Path], AppendFile] = AppendFile,
+    ) -> Journal:
+        """Lock the file, verify it from ``verified`` on, recover a torn tail, and start the writer.
+
+        ``replay`` is given each record found after ``verified`` and the offset of its end. A
+        checkpoint that the file does not bear out is not used: all is verified and replayed.
+        Raises LedgerLocked, LedgerUnusable or LedgerBroken, and then leaves the file as it was.
+        """
+        file = open_file(path)
+        try:
+            if not _bears_out(file, verified):
+                verified = START
+            dialect, checkpoint = _recover(file, verified, replay)
+        except BaseException:
+            file.close()
+            raise
+        return cls(file, dialect, checkpoint, clock, new_id)
+
+    def __init__(
+        self,
+        file: AppendFile,
+        dialect: Dialect,
+        checkpoint: Checkpoint,
+        clock: Callable[[], datetime],
+        new_id: Callable[[], str],
+    ) -> None:
+        self._file = file
+        self._dialect = dialect
+        self._clock = clock
+        self._new_id = new_id
+        self._durable = checkpoint
+        self._head = checkpoint.head  # of all that is staged
+        self._waiting: list[_Group] = []
+        self._wake = threading.Condition()
+        self._closing = False
+        self._stopped: str | None = None
+        self._observers: list[Callable[[int, int], None]] = []
+        self._writer = threading.Thread(target=self._write_groups, name="ledger-writer")
+        self._writer.start()
+
+    @property
+    def path(self) -> Path:
+        return self._file.path
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The durable end of the file."""
+        return self._durable
+
+    @property
+    def head(self) -> Head:
+        """The last durable record."""
+        return self._durable.head
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the journal takes nothing more, or None."""
+        return self._stopped
+
+    def observe(self, observer: Callable[[int, int], None]) -> None:
+        """Have ``observer(groups, bytes)`` called in the writer thread after each sync."""
+        self._observers.append(observer)
+
+    def stage(self, drafts: Sequence[EventDraft]) -> Staged:
+        """Put ``drafts`` on the chain, in order and side by side. Raises LedgerUnavailable."""
+        durable: Future[None] = Future()
+        receipts: list[Receipt] = []
+        lines: list[bytes] = []
+        with self._wake:
+            if self._stopped is not None:
+                raise OutcomeUnknown(self._stopped)
+            if self._closing:
+                raise LedgerUnavailable("the ledger is closing")
+            moment = self._clock()
+            position, prev_hash = self._head.position, self._head.event_hash
+            for draft in drafts:
+                position += 1
+                line, record = encode(
+                    self._dialect,
+                    draft,
+                    moment=moment,
+                    prev_hash=prev_hash,
+                    event_id=self._new_id(),
+                )
+                prev_hash = record.event_hash
+                lines.append(line)
+                receipts.append(Receipt(position, record.event_id, prev_hash, record.timestamp))
+            self._head = Head(position, prev_hash)
+            self._waiting.append(_Group(b"".join(lines), self._head, durable))
+            self._wake.notify()
+        return Staged(receipts, durable)
+
+    def append(self, draft: EventDraft) -> Receipt:
+        """Append one event and wait until it is durable. Raises LedgerUnavailable."""
+        staged = self.stage([draft])
+        staged.durable.result()
+        return staged.receipts[0]
+
+    def read(self, after: int = 0) -> Iterator[Record]:
+        """The durable records after position ``after``, in order."""
+        end = self._durable.offset
+        for position, (line, _) in enumerate(_lines(self._file, 0, end), start=1):
+            if position > after:
+                yield parse(line, position).record
+
+    def close(self) -> None:
+        """Commit what is staged, stop the writer and release the lock. Idempotent."""
+        with self._wake:
+            if self._closing:
+                return
+            self._closing = True
+            self._wake.notify()
+        self._writer.join()
+        self._file.close()
+
+    def _write_groups(self) -> None:
+        while True:
+            with self._wake:
+                while not self._waiting and not self._closing:
+                    self._wake.wait()
+                groups, self._waiting = self._waiting, []
+            if not groups:
+                return
+            data = b"".join([group.data for group in groups])
+            try:
+                self._file.append(data)
+            except OSError as error:
+                self._give_up(groups, error, may_cut=error.errno in _NO_SPACE)
+                continue
+            # crash point: the group is written; whether it is on the disk is not known
+            try:
+                self._file.sync()
+            except OSError as error:
+                self._give_up(groups, error, may_cut=False)
+                continue
+            # crash point: committed; nobody has been told
+            self._durable = Checkpoint(groups[-1].head, self._durable.offset + len(data))
+            for observer in self._observers:
+                observer(len(groups), len(data))
+            for group in groups:
+                group.durable.set_result(None)
+
+    def _give_up(self, groups: list[_Group], error: OSError, *, may_cut: bool) -> None:
+        """Refuse ``groups`` and all that was staged behind them on the same chain."""
+        failure: LedgerUnavailable
+        with self._wake:
+            groups = groups + self._waiting
+            self._waiting = []
+            if may_cut:
+                try:
+                    self._file.truncate(self._durable.offset)
+                except OSError as cut_error:
+                    error, may_cut = cut_error, False
+            if may_cut:
+                self._head = self._durable.head
+                failure = LedgerUnavailable(f"the ledger's disk is full: {error.strerror}")
+                log.error("ledger.disk_full position=%d", self._durable.head.position)
+            else:
+                self._stopped = (
+                    f"the ledger stopped: a write failed ({error.strerror}); restart to recover"
+                )
+                failure = OutcomeUnknown(self._stopped)
+                log.critical(
+                    "ledger.stopped position=%d errno=%s", self._durable.head.position, error.errno
+                )
+        for group in groups:
+            group.durable.set_exception(failure)
+
+
+def _bears_out(file: AppendFile, checkpoint: Checkpoint) -> bool:
+    """Whether the record that ends at the checkpoint's offset is the one it names."""
+    if checkpoint.offset == 0:
+        return checkpoint == START
+    if checkpoint.offset > file.size():
+        return False
+    last = _last_line(file, checkpoint.offset)
+    try:
+        line = parse(last, checkpoint.head.position)
+    except NotARecord:
+        return False
+    return line.hash_is_right and line.record.event_hash == checkpoint.head.event_hash
+
+
+def _last_line(file: AppendFile, end: int) -> bytes:
+    """The line that ends at ``end`` (which is just after its newline), without the newline."""
+    size = 4096
+    while True:
+        start = max(0, end - size)
+        block = file.read_at(start, end - start)
+        if not block.endswith(b"\n"):
+            return b""
+        cut = block.rfind(b"\n", 0, -1)
+        if cut >= 0 or start == 0:
+            return block[cut + 1 : -1]
+        size *= 4
+
+
+def _lines(file: AppendFile, start: int, end: int) -> Iterator[tuple[bytes, int]]:
+    """Each complete line in ``[start, end)`` without its newline, and the offset of its end."""
+    pending = b""
+    offset = start
+    while offset < end:
+        block = file.read_at(offset, min(_READ_SIZE, end - offset))
+        if not block:
+            return
+        offset += len(block)
+        lines = (pending + block).split(b"\n")
+        pending = lines.pop()
+        line_end = offset - len(pending) - sum(len(line) + 1 for line in lines)
+        for line in lines:
+            line_end += len(line) + 1
+            yield line, line_end
+
+
+def _recover(
+    file: AppendFile, verified: Checkpoint, replay: Callable[[Record, int], None] | None
+) -> tuple[Dialect, Checkpoint]:
+    """Verify from ``verified`` to the end and mend a torn tail. Returns where to go on, and how."""
+    size = file.size()
+    head, offset = verified.head, verified.offset
+    dialect = V1
+    if offset:
+        dialect = parse(_last_line(file, offset), head.position).dialect
+    for text, end in _lines(file, offset, size):
+        line = _verify(text, head)
+        if replay is not None:
+            replay(line.record, end)
+        head, offset, dialect = Head(head.position + 1, line.record.event_hash), end, line.dialect
+    if offset < size:
+        torn = file.read_at(offset, size - offset)
+        try:
+            line = _verify(torn, head)
+        except LedgerBroken:
+            _cut_torn_tail(file, head, offset, torn)
+        else:
+            # The record is whole and only its newline is missing: completing it loses nothing.
+            file.append(b"\n")
+            file.sync()
+            log.warning("ledger.tail_completed position=%d", head.position + 1)
+            if replay is not None:
+                replay(line.record, size + 1)
+            head, offset = Head(head.position + 1, line.record.event_hash), size + 1
+            dialect = line.dialect
+    return dialect, Checkpoint(head, offset)
+
+
+def _cut_torn_tail(file: AppendFile, head: Head, offset: int, torn: bytes) -> None:
+    """Cut an unfinished last line off, after keeping its bytes in a file beside the ledger."""
+    name = f"{file.path.name}.torn-{head.position + 1}-{hashlib.sha256(torn).hexdigest()[:8]}"
+    kept = file.path.with_name(name)
+    with contextlib.closing(AppendFile(kept)) as beside:
+        beside.truncate(0)
+        beside.append(torn)
+        beside.sync()
+    # crash point: kept and not cut; the next start does the same again
+    file.truncate(offset)
+    log.warning("ledger.torn_tail_cut line=%d bytes=%d kept=%s", head.position + 1, len(torn), name)
+
+
+def _verify(text: bytes, head: Head) -> Line:
+    """Parse the line that should follow ``head``. Raises LedgerBroken naming it."""
+    position = head.position + 1
+    try:
+        line = parse(text, position)
+    except NotARecord as error:
+        raise LedgerBroken(position, str(error)) from None
+    if line.record.prev_hash != head.event_hash:
+        raise LedgerBroken(position, "it does not follow the record before it")
+    if not line.hash_is_right:
+        raise LedgerBroken(position, "its hash is not that of its contents")
+    if not line.is_canonical:
+        raise LedgerBroken(position, "its bytes are not those that its dialect writes")
+    return line

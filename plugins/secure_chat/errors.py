@@ -28,7 +28,7 @@ Texts say what is wrong and what to do. They never carry user data, tokens or me
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 
 class Code(StrEnum):
@@ -107,7 +107,7 @@ class Refusal(SecureChatError):
     def __init__(self, detail: str, **extra: str | int | float) -> None:
         super().__init__(detail)
         self.detail = detail
-        self.extra = extra
+        self.extra: dict[str, Any] = extra
 
 
 class MalformedFrame(Refusal):
@@ -177,7 +177,7 @@ class LedgerUnavailable(SecureChatError):
     def __init__(self, detail: str, retry_after: float = 5.0) -> None:
         super().__init__(detail)
         self.detail = detail
-        self.extra: dict[str, str | int | float] = {"retry_after": retry_after}
+        self.extra: dict[str, Any] = {"retry_after": retry_after}
 
 
 class OutcomeUnknown(LedgerUnavailable):

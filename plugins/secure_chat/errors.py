@@ -13,7 +13,7 @@
     │   ├── NotAMember              not_a_member
     │   ├── RateLimited             rate_limited         (retry_after)
     │   └── Unauthorized            unauthorized
-    ├── LedgerUnavailable           ledger_unavailable   (retry_after): ours, the message was not taken
+    ├── LedgerUnavailable           ledger_unavailable   (retry_after): ours; nothing was taken
     │   └── OutcomeUnknown          the commit may have happened; the writer stops, recovery decides
     ├── LedgerError                 the ledger file cannot be used as it is
     │   ├── LedgerBroken            a record does not verify (line, reason)

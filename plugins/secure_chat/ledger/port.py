@@ -1,0 +1,69 @@
+"""What the chat needs of a ledger, and how our journal gives it to an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from plugins.secure_chat.core.records import EventDraft, Head, Receipt
+from plugins.secure_chat.ledger.journal import Checkpoint, Journal
+
+Alongside = Callable[[list[Receipt]], Awaitable[None]]
+
+
+class Ledger(Protocol):
+    """The one order of messages."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The durable end."""
+
+    @property
+    def stopped(self) -> str | None:
+        """Why nothing can be committed any more, or None."""
+
+    async def commit(self, drafts: Sequence[EventDraft], alongside: Alongside) -> list[Receipt]:
+        """Append ``drafts`` in order, durable on return.
+
+        ``alongside`` runs with the receipts as soon as they are known, before or after the sync;
+        commit returns when both are done. Raises LedgerUnavailable: nothing was appended; or
+        OutcomeUnknown, after which ``stopped`` says why.
+        """
+
+    def close(self) -> None:
+        """Release what this object opened."""
+
+
+class JournalLedger:
+    """Our own journal: the mailbox is written while the disk syncs."""
+
+    def __init__(self, journal: Journal, *, owned: bool) -> None:
+        """``owned``: closing the chat closes the journal too."""
+        self.journal = journal
+        self._owned = owned
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self.journal.checkpoint
+
+    @property
+    def head(self) -> Head:
+        return self.journal.head
+
+    @property
+    def stopped(self) -> str | None:
+        return self.journal.stopped
+
+    async def commit(self, drafts: Sequence[EventDraft], alongside: Alongside) -> list[Receipt]:
+        staged = self.journal.stage(drafts)
+        beside = asyncio.ensure_future(alongside(staged.receipts))
+        try:
+            await asyncio.wrap_future(staged.durable)
+        finally:
+            await beside
+        return staged.receipts
+
+    def close(self) -> None:
+        if self._owned:
+            self.journal.close()

@@ -1,0 +1,393 @@
+"""Reading and writing the mailbox (SQLAlchemy Core). Blocking: callers run it off the event loop.
+
+One thread writes; any thread reads. A message's position orders everything: within a stream it
+rises with seq, so a wallet's messages are the merge of its streams.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, create_engine, delete, event, insert, or_, select, update
+from sqlalchemy.engine import Row
+from sqlalchemy.exc import DBAPIError
+
+from plugins.secure_chat.core.records import EMPTY, Head, Receipt
+from plugins.secure_chat.core.sequence import Logged, Stream
+from plugins.secure_chat.errors import LedgerUnavailable
+from plugins.secure_chat.ledger.journal import START, Checkpoint
+from plugins.secure_chat.mailbox.tables import (
+    ledger_state,
+    messages,
+    metadata,
+    receipts,
+    streams,
+)
+
+PAGE: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A message on its way into the mailbox; ``frame`` is None when only the ledger knows it."""
+
+    stream: Stream
+    seq: int
+    hash: str
+    receipt: Receipt
+    frame: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A message read back: its place, and its frame unless it has expired."""
+
+    position: int
+    frame: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """A conversation of one wallet: with whom, and its newest message."""
+
+    peer: str
+    last_active: str
+    msg_id: str
+    position: int
+
+
+class Mailbox:
+    """The mailbox in one database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._stream_ids: dict[Stream, int] = {}
+        metadata.create_all(engine)
+
+    @classmethod
+    def at(cls, path: Path) -> Mailbox:
+        """A mailbox in an SQLite file: WAL, and every commit synced before it returns."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
+        event.listen(engine, "connect", _prepare_sqlite)
+        return cls(engine)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    # -- writing: one thread ------------------------------------------------------------------
+
+    def store(self, batch: Sequence[Stored]) -> None:
+        """Store ``batch`` durably; rows that stand at its positions are replaced.
+
+        Raises LedgerUnavailable when the database cannot take it (disk full, locked).
+        """
+        known = dict(self._stream_ids)
+        try:
+            with self._engine.begin() as connection:
+                self._store(connection, batch, known)
+        except DBAPIError as error:
+            raise LedgerUnavailable(_reason(error)) from error
+        self._stream_ids = known
+
+    def rebuild(
+        self, batch: Sequence[Stored], checkpoint: Checkpoint, *, from_start: bool = False
+    ) -> None:
+        """Index ``batch``, read from the ledger up to ``checkpoint``; frames that match it stay."""
+        known = {} if from_start else dict(self._stream_ids)
+        with self._engine.begin() as connection:
+            if from_start:
+                connection.execute(delete(streams))
+            kept = _frames_at(connection, batch)
+            found = [
+                Stored(m.stream, m.seq, m.hash, m.receipt, kept.get(m.receipt.event_hash))
+                for m in batch
+            ]
+            self._store(connection, found, known)
+            _set_state(connection, checkpoint)
+        self._stream_ids = known
+
+    def set_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Remember how far the ledger is verified and indexed."""
+        with self._engine.begin() as connection:
+            _set_state(connection, checkpoint)
+
+    def drop_after(self, position: int) -> None:
+        """Forget rows after ``position``: the ledger does not have their messages."""
+        with self._engine.begin() as connection:
+            connection.execute(delete(messages).where(messages.c.position > position))
+            connection.execute(delete(receipts).where(receipts.c.position > position))
+            for row in connection.execute(
+                select(streams.c.id).where(streams.c.last_position > position)
+            ).all():
+                newest = connection.execute(
+                    select(messages.c.seq, messages.c.position)
+                    .where(messages.c.stream_id == row.id)
+                    .order_by(messages.c.seq.desc())
+                    .limit(1)
+                ).first()
+                if newest is None:
+                    connection.execute(delete(streams).where(streams.c.id == row.id))
+                else:
+                    connection.execute(
+                        update(streams)
+                        .where(streams.c.id == row.id)
+                        .values(last_seq=newest.seq, last_position=newest.position)
+                    )
+        self._stream_ids = {}
+
+    def expire(self, before: str) -> int:
+        """Drop the frames of messages whose ledger timestamp sorts before ``before``; how many."""
+        with self._engine.begin() as connection:
+            return connection.execute(
+                update(messages)
+                .where(messages.c.frame.is_not(None), messages.c.timestamp < before)
+                .values(frame=None)
+            ).rowcount
+
+    def add_receipt(self, position: int, wallet: str, kind: str) -> bool:
+        """Keep a receipt; False when it was known."""
+        key = {"position": position, "wallet": wallet, "kind": kind}
+        with self._engine.begin() as connection:
+            if connection.execute(select(receipts).filter_by(**key)).first() is not None:
+                return False
+            connection.execute(insert(receipts).values(**key))
+            return True
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def checkpoint(self) -> Checkpoint:
+        """How far the ledger was verified and indexed."""
+        with self._engine.connect() as connection:
+            row = connection.execute(select(ledger_state)).first()
+        return (
+            START
+            if row is None
+            else Checkpoint(Head(row.position, row.event_hash), row.file_offset)
+        )
+
+    def last_seq(self, stream: Stream) -> int:
+        """The last committed sequence number of ``stream``; 0 when it has none."""
+        with self._engine.connect() as connection:
+            row = connection.execute(select(streams.c.last_seq).where(_is(stream))).first()
+        return 0 if row is None else int(row.last_seq)
+
+    def logged(self, stream: Stream, seq: int) -> tuple[Logged, bool] | None:
+        """What ``stream`` has at ``seq``, and whether its frame is here."""
+        with self._engine.connect() as connection:
+            row = connection.execute(
+                select(messages)
+                .join(streams, streams.c.id == messages.c.stream_id)
+                .where(_is(stream), messages.c.seq == seq)
+            ).first()
+        if row is None:
+            return None
+        receipt = Receipt(row.position, row.event_id, row.event_hash, row.timestamp)
+        return Logged(row.hash, receipt), row.frame is not None
+
+    def missed(self, wallet: str, after: int, limit: int = PAGE) -> list[Waiting]:
+        """The next ``limit`` messages to or from ``wallet`` after a position, in ledger order."""
+        with self._engine.connect() as connection:
+            ids = connection.scalars(
+                select(streams.c.id).where(
+                    or_(streams.c.recipient == wallet, streams.c.sender == wallet),
+                    streams.c.last_position > after,
+                )
+            ).all()
+            return _merge(connection, ids, after=after, limit=limit)
+
+    def history(
+        self,
+        wallet: str,
+        peer: str,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        limit: int = PAGE,
+    ) -> list[Waiting]:
+        """Messages between two wallets in ledger order: the first after ``after``, or the last
+        before ``before``."""
+        between = or_(
+            (streams.c.sender == wallet) & (streams.c.recipient == peer),
+            (streams.c.sender == peer) & (streams.c.recipient == wallet),
+        )
+        with self._engine.connect() as connection:
+            ids = connection.scalars(select(streams.c.id).where(between)).all()
+            return _merge(connection, ids, after=after, before=before, limit=limit)
+
+    def threads(self, wallet: str, *, limit: int = 50, offset: int = 0) -> list[Thread]:
+        """The conversations of ``wallet``, newest first."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(
+                select(streams.c.sender, streams.c.recipient, streams.c.last_position).where(
+                    or_(streams.c.recipient == wallet, streams.c.sender == wallet)
+                )
+            ).all()
+            newest: dict[str, int] = {}
+            for row in rows:
+                peer = row.recipient if row.sender == wallet else row.sender
+                newest[peer] = max(newest.get(peer, 0), row.last_position)
+            page = sorted(newest.items(), key=lambda item: -item[1])[offset : offset + limit]
+            found = {
+                row.position: row
+                for row in connection.execute(
+                    select(messages.c.position, messages.c.timestamp, messages.c.event_id).where(
+                        messages.c.position.in_([position for _, position in page])
+                    )
+                )
+            }
+        return [
+            Thread(peer, found[position].timestamp, found[position].event_id, position)
+            for peer, position in page
+        ]
+
+    def parties(self, position: int) -> tuple[str, str] | None:
+        """(sender, recipient) of the message at ``position``."""
+        with self._engine.connect() as connection:
+            row = connection.execute(
+                select(streams.c.sender, streams.c.recipient)
+                .join(messages, streams.c.id == messages.c.stream_id)
+                .where(messages.c.position == position)
+            ).first()
+        return None if row is None else (row.sender, row.recipient)
+
+    def receipts_for(self, wallet: str, after: int) -> list[tuple[int, str, str]]:
+        """(position, wallet, kind) of receipts for what ``wallet`` sent after a position."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(
+                select(receipts.c.position, receipts.c.wallet, receipts.c.kind)
+                .join(messages, messages.c.position == receipts.c.position)
+                .join(streams, streams.c.id == messages.c.stream_id)
+                .where(streams.c.sender == wallet, receipts.c.position > after)
+                .order_by(receipts.c.position)
+            ).all()
+        return [(row.position, row.wallet, row.kind) for row in rows]
+
+    def newest_rows(self) -> Iterator[tuple[int, str]]:
+        """(position, event_hash) of the indexed messages, newest first."""
+        with self._engine.connect() as connection:
+            for row in connection.execute(
+                select(messages.c.position, messages.c.event_hash).order_by(
+                    messages.c.position.desc()
+                )
+            ):
+                yield row.position, row.event_hash
+
+    def _store(
+        self, connection: Connection, batch: Sequence[Stored], known: dict[Stream, int]
+    ) -> None:
+        if not batch:
+            return
+        ends: dict[Stream, Stored] = {message.stream: message for message in batch}
+        for stream, last in ends.items():
+            place = {"last_seq": last.seq, "last_position": last.receipt.position}
+            if stream not in known:
+                row = connection.execute(select(streams.c.id).where(_is(stream))).first()
+                if row is None:
+                    values = {**stream._asdict(), **place}
+                    inserted = connection.execute(insert(streams).values(values))
+                    key = inserted.inserted_primary_key
+                    assert key is not None  # noqa: S101 (an insert of one row always has it)
+                    known[stream] = key[0]
+                    continue
+                known[stream] = row.id
+            connection.execute(
+                update(streams)
+                .where(
+                    streams.c.id == known[stream], streams.c.last_position < last.receipt.position
+                )
+                .values(place)
+            )
+        # A group that failed may have left rows here; a batch owns the whole of its range.
+        first, last_row = batch[0].receipt.position, batch[-1].receipt.position
+        connection.execute(delete(messages).where(messages.c.position.between(first, last_row)))
+        connection.execute(
+            insert(messages),
+            [
+                {
+                    "position": m.receipt.position,
+                    "stream_id": known[m.stream],
+                    "seq": m.seq,
+                    "hash": m.hash,
+                    "event_id": m.receipt.event_id,
+                    "event_hash": m.receipt.event_hash,
+                    "timestamp": m.receipt.timestamp,
+                    "frame": m.frame,
+                }
+                for m in batch
+            ],
+        )
+
+
+def _is(stream: Stream) -> Any:
+    return (
+        (streams.c.sender == stream.sender)
+        & (streams.c.recipient == stream.recipient)
+        & (streams.c.device == stream.device)
+    )
+
+
+def _merge(
+    connection: Connection,
+    stream_ids: Iterable[int],
+    *,
+    after: int,
+    limit: int,
+    before: int | None = None,
+) -> list[Waiting]:
+    """One page of several streams in ledger order; each stream is read by its own index."""
+    backwards = before is not None
+    order = messages.c.seq.desc() if backwards else messages.c.seq
+
+    def one(stream_id: int) -> list[Row[Any]]:
+        query = select(messages.c.position, messages.c.frame).where(
+            messages.c.stream_id == stream_id, messages.c.position > after
+        )
+        if backwards:
+            query = query.where(messages.c.position < before)
+        return list(connection.execute(query.order_by(order).limit(limit)))
+
+    pages = [one(stream_id) for stream_id in stream_ids]
+    merged = heapq.merge(*pages, key=lambda row: row.position, reverse=backwards)
+    page = [Waiting(row.position, row.frame) for row, _ in zip(merged, range(limit), strict=False)]
+    return page[::-1] if backwards else page
+
+
+def _frames_at(connection: Connection, batch: Sequence[Stored]) -> dict[str, bytes]:
+    """The frames stored at the batch's positions, by the hash of the record they belong to."""
+    if not batch:
+        return {}
+    first, last = batch[0].receipt.position, batch[-1].receipt.position
+    rows = connection.execute(
+        select(messages.c.event_hash, messages.c.frame).where(
+            messages.c.position.between(first, last), messages.c.frame.is_not(None)
+        )
+    )
+    return {row.event_hash: row.frame for row in rows}
+
+
+def _set_state(connection: Connection, checkpoint: Checkpoint) -> None:
+    connection.execute(delete(ledger_state))
+    if checkpoint.head != EMPTY:
+        connection.execute(
+            insert(ledger_state).values(
+                id=1,
+                position=checkpoint.head.position,
+                event_hash=checkpoint.head.event_hash,
+                file_offset=checkpoint.offset,
+            )
+        )
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _reason(error: DBAPIError) -> str:
+    """The database's own word, without the statement and its values."""
+    return f"the mailbox could not be written: {type(error.orig).__name__}"

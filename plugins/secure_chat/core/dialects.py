@@ -13,6 +13,11 @@ v6        SHA-256     float              always 1970-01-01T00:00:00Z    metadata
 v7        SHA-256     str                always 1970-01-01T00:00:00Z
 ========  ==========  =================  =============================  =======================
 
+Each is read and written in two ways. The exact way is Python's own ``json``, as the host's code is.
+The plain way is several times faster, handles only records of v1 whose bytes can be foreseen (no
+escapes, no nesting, no odd floats), and never says no: what it does not vouch for byte for byte is
+read again exactly, so it decides nothing alone.
+
 Here live encoding, parsing and hashing of one record. What follows from many records (the chain)
 is in ``chain.py``; files are in ``ledger/``.
 """
@@ -21,12 +26,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
+import msgspec
 import orjson
 
 from plugins.secure_chat.core.records import EventDraft, Record
@@ -55,7 +62,8 @@ _V2_KEYS: Final = (
     "hash",
     "previous_hash",
 )
-_HEX: Final = frozenset("0123456789abcdef")
+_HASH: Final = re.compile(r"[0-9a-f]{64}(?:[0-9a-f]{64})?", re.ASCII)
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 class Family(StrEnum):
@@ -105,58 +113,107 @@ def timestamp(family: Family, moment: datetime) -> str:
     return EPOCH_TIMESTAMP
 
 
+class _V1Fields(msgspec.Struct, gc=False):
+    """The fields of a v1 record, in the order in which they are on disk."""
+
+    id: str
+    wallet: str
+    epoch: int
+    event_type: str
+    value: int
+    metadata: dict[str, Any]
+    hash: str
+    prev_hash: str
+    timestamp: str
+    signature: str
+
+
+_V1_READER: Final = msgspec.json.Decoder(_V1Fields)
+
+
 def encode(
     dialect: Dialect, draft: EventDraft, *, moment: datetime, prev_hash: str, event_id: str
 ) -> tuple[bytes, Record]:
     """Encode ``draft`` as one line, newline included, and the record it makes at position 0.
 
     ``event_id`` is used by v1 alone; the others take the hash as id and carry the signature in the
-    metadata. The caller sets the position.
+    metadata. The caller sets the position. Raises ValueError when the dialect cannot hold the
+    draft: a line that ``parse`` would not bear out is never given.
     """
     written_at = timestamp(dialect.family, moment)
-    metadata = draft.metadata
-    if dialect.family is Family.V1:
-        fields: dict[str, Any] = {
-            "id": event_id,
-            "wallet": draft.wallet,
-            "epoch": V1_EPOCH,
-            "event_type": draft.event_type,
-            "value": draft.value,
-            "metadata": metadata,
-            "hash": "",
-            "prev_hash": prev_hash,
-            "timestamp": written_at,
-            "signature": draft.signature,
-        }
-        fields["hash"] = _v1_hash(fields)
-    else:
-        if "signature" not in metadata and draft.signature:
-            metadata = {**metadata, "signature": draft.signature}
-        value: Any = str(draft.value) if dialect.family is Family.V7 else float(draft.value)
-        fields = {
-            "wallet": draft.wallet,
-            "event_type": draft.event_type,
-            "value": value,
-            "metadata": metadata,
-            "timestamp": written_at,
-            "hash": "",
-            "previous_hash": prev_hash,
-        }
-        fields["hash"] = _v2_hash(fields, value)
-        event_id = fields["hash"]
-    record = Record(
-        position=0,
-        event_id=event_id,
-        event_type=draft.event_type,
+    try:
+        if dialect.family is Family.V1:
+            return _encode_v1(draft, written_at, prev_hash, event_id)
+        return _encode_v2(dialect, draft, written_at, prev_hash)
+    except (TypeError, OverflowError, RecursionError) as error:
+        raise ValueError("the dialect cannot hold this event") from error
+
+
+def _encode_v1(
+    draft: EventDraft, written_at: str, prev_hash: str, event_id: str
+) -> tuple[bytes, Record]:
+    fields = _V1Fields(
+        id=event_id,
         wallet=draft.wallet,
-        value=fields["value"],
-        metadata=metadata,
-        signature=draft.signature,
-        timestamp=written_at,
-        event_hash=fields["hash"],
+        epoch=V1_EPOCH,
+        event_type=draft.event_type,
+        value=draft.value,
+        metadata=draft.metadata,
+        hash="",
         prev_hash=prev_hash,
+        timestamp=written_at,
+        signature=draft.signature,
     )
-    return _on_disk(fields, dialect) + b"\n", record
+    plain = _plain_v1(fields) if _has_plain_types(draft) else None
+    if plain is not None:
+        fields.hash, line = plain
+    else:
+        exact = {key: getattr(fields, key) for key in _V1_KEYS}
+        fields.hash = exact["hash"] = _v1_hash(exact)
+        line = json.dumps(exact).encode("ascii")
+        _must_read_back(line)
+    return line + b"\n", _v1_record(fields, 0)
+
+
+def _encode_v2(
+    dialect: Dialect, draft: EventDraft, written_at: str, prev_hash: str
+) -> tuple[bytes, Record]:
+    metadata = draft.metadata
+    if draft.signature:
+        if metadata.get("signature", draft.signature) != draft.signature:
+            raise ValueError("the metadata holds another signature than the draft")
+        metadata = {**metadata, "signature": draft.signature}
+    value: float | str
+    if dialect.family is Family.V7:
+        value = str(draft.value)
+    else:
+        value = float(draft.value)
+        if value != draft.value:
+            raise ValueError("the dialect cannot hold this value exactly")
+    fields: dict[str, Any] = {
+        "wallet": draft.wallet,
+        "event_type": draft.event_type,
+        "value": value,
+        "metadata": metadata,
+        "timestamp": written_at,
+        "hash": "",
+        "previous_hash": prev_hash,
+    }
+    fields["hash"] = _v2_hash(fields, value)
+    line: bytes | None = None
+    if not dialect.spaced and _has_plain_types(draft):
+        line = _plain_v2(fields)
+    if line is None:
+        line = _spaced(fields) if dialect.spaced else _compact(fields, _pydantic_float)
+        _must_read_back(line)
+    return line + b"\n", _v2_record(fields, 0)
+
+
+def _must_read_back(line: bytes) -> None:
+    """Refuse what JSON changes on the way: NaN, keys that are not strings, halves of surrogates."""
+    read = _parse_exact(line, 0)
+    if not (read.hash_is_right and read.is_canonical):
+        raise ValueError("the draft is not JSON that reads back as it was written")
 
 
 def parse(line: bytes, position: int) -> Line:
@@ -165,69 +222,75 @@ def parse(line: bytes, position: int) -> Line:
     The hash is recomputed; ``is_canonical`` says whether the line is byte for byte what the dialect
     writes, so that no byte can change unseen, white space and key order included.
     """
-    fields = _load(line)
-    keys = tuple(fields)
-    if keys == _V1_KEYS:
-        return _parse_v1(line, fields, position)
-    if keys == _V2_KEYS:
-        return _parse_v2(line, fields, position)
-    raise NotARecord("its fields are those of no ledger dialect")
-
-
-def _load(line: bytes) -> dict[str, Any]:
-    try:
-        fields = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        # orjson refuses what Python's json writes at the margins (lone surrogates, NaN).
+    if line.startswith(b'{"id": '):
         try:
-            fields = json.loads(line)
-        except (ValueError, RecursionError):
-            raise NotARecord("it is not JSON") from None
+            fields = _V1_READER.decode(line)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            return _parse_exact(line, position)
+        plain = _plain_v1(fields)
+        if plain is not None and plain[1] == line and plain[0] == fields.hash:
+            return Line(_v1_record(fields, position), V1, True, True)
+    return _parse_exact(line, position)
+
+
+def _parse_exact(line: bytes, position: int) -> Line:
+    try:
+        fields = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise NotARecord("it is not JSON") from None
     if not isinstance(fields, dict):
         raise NotARecord("it is not a JSON object")
-    return fields
+    keys = tuple(fields)
+    try:
+        if keys == _V1_KEYS:
+            return _parse_v1(line, fields, position)
+        if keys == _V2_KEYS:
+            return _parse_v2(line, fields, position)
+    except RecursionError:
+        raise NotARecord("it is nested too deeply") from None
+    raise NotARecord("its fields are those of no ledger dialect")
 
 
 def _parse_v1(line: bytes, fields: dict[str, Any], position: int) -> Line:
     _check_common(fields, "prev_hash")
     if type(fields["id"]) is not str or type(fields["signature"]) is not str:
         raise NotARecord("id or signature is not a string")
-    if type(fields["value"]) is not int:
-        # Beyond 64 bits orjson reads integers as floats; Python reads them whole.
-        fields = json.loads(line)
-        if type(fields["value"]) is not int:
-            raise NotARecord("value is not an integer")
-    fast = {key: value for key, value in fields.items() if key != "hash"}
-    stored = fields["hash"]
-    right = _digest_v1(orjson_or_json(fast)) == stored
-    canonical = False
-    if right:
-        canonical = _on_disk(fields, V1) == line
-    if not right or not canonical:
-        exact = json.loads(line)
-        right = _v1_hash(exact) == stored
-        canonical = _on_disk(exact, V1) == line
-    return Line(_record(fields, "prev_hash", fields["id"], position), V1, right, canonical)
+    if type(fields["value"]) is not int or type(fields["epoch"]) is not int:
+        raise NotARecord("value or epoch is not an integer")
+    right = _v1_hash(fields) == fields["hash"]
+    canonical = _spaced(fields) == line
+    return Line(_v1_record(_V1Fields(**fields), position), V1, right, canonical)
 
 
 def _parse_v2(line: bytes, fields: dict[str, Any], position: int) -> Line:
     _check_common(fields, "previous_hash")
-    # Floats print as Python prints them, so these dialects are always read by Python.
-    fields = json.loads(line)
     value = fields["value"]
     if type(value) is bool or not isinstance(value, int | float | str):
         raise NotARecord("value is not a number or a string")
-    dialect = Dialect(_family(fields), spaced=line.startswith(b'{"wallet": '))
+    family = _family(fields)
+    dialect = Dialect(family, spaced=line.startswith(b'{"wallet": '))
     stored = fields["hash"]
-    right = _v2_hash(fields, value) == stored
-    if not right and type(value) is float and value == 0:
-        right = _v2_hash(fields, 0) == stored  # v5 and v6 hash a defaulted value as 0, write 0.0
-    canonical = _on_disk(fields, dialect) == line
-    return Line(_record(fields, "previous_hash", stored, position), dialect, right, canonical)
+    try:
+        right = _v2_hash(fields, value) == stored
+        if not right and str(value) == "0.0" and family is not Family.V2:
+            right = _v2_hash(fields, 0) == stored  # v5, v6 hash a defaulted value as 0, write 0.0
+    except UnicodeEncodeError:
+        raise NotARecord("wallet, event_type, value or timestamp is not text") from None
+    if dialect.spaced:
+        canonical = _spaced(fields) == line
+    else:
+        # pydantic has spelled exponents in more than one way over its versions.
+        canonical = any(
+            _compact(fields, spell) == line
+            for spell in (float.__repr__, _pydantic_float, _early_pydantic_float)
+        )
+    return Line(_v2_record(fields, position), dialect, right, canonical)
 
 
 def _family(fields: Mapping[str, Any]) -> Family:
     if isinstance(fields["value"], str):
+        if fields["timestamp"] != EPOCH_TIMESTAMP:
+            raise NotARecord("value is a string, and timestamp is not that of v7")
         return Family.V7
     if fields["timestamp"] == EPOCH_TIMESTAMP:
         return Family.V6
@@ -241,42 +304,45 @@ def _check_common(fields: Mapping[str, Any], prev_key: str) -> None:
     if type(fields["metadata"]) is not dict:
         raise NotARecord("metadata is not an object")
     for key in ("hash", prev_key):
-        if len(fields[key]) not in (64, 128) or not _HEX.issuperset(fields[key]):
+        if _HASH.fullmatch(fields[key]) is None:
             raise NotARecord(f"{key} is not 64 or 128 hex digits")
 
 
-def _record(fields: Mapping[str, Any], prev_key: str, event_id: str, position: int) -> Record:
-    metadata = fields["metadata"]
-    signature = fields["signature"] if "signature" in fields else metadata.get("signature", "")
+def _v1_record(fields: _V1Fields, position: int) -> Record:
     return Record(
         position=position,
-        event_id=event_id,
-        event_type=fields["event_type"],
-        wallet=fields["wallet"],
-        value=fields["value"],
-        metadata=metadata,
-        signature=signature if isinstance(signature, str) else "",
-        timestamp=fields["timestamp"],
-        event_hash=fields["hash"],
-        prev_hash=fields[prev_key],
+        event_id=fields.id,
+        event_type=fields.event_type,
+        wallet=fields.wallet,
+        value=fields.value,
+        metadata=fields.metadata,
+        signature=fields.signature,
+        timestamp=fields.timestamp,
+        event_hash=fields.hash,
+        prev_hash=fields.prev_hash,
     )
 
 
-def orjson_or_json(fields: Mapping[str, Any]) -> bytes:
-    """Canonical v1 JSON by the fast writer: right for ASCII without odd floats, never trusted."""
-    try:
-        return orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
-    except orjson.JSONEncodeError:
-        return b""
-
-
-def _digest_v1(canonical: bytes) -> str:
-    return hashlib.sha3_512(canonical).hexdigest()
+def _v2_record(fields: Mapping[str, Any], position: int) -> Record:
+    signature = fields["metadata"].get("signature", "")
+    return Record(
+        position=position,
+        event_id=fields["hash"],
+        event_type=fields["event_type"],
+        wallet=fields["wallet"],
+        value=fields["value"],
+        metadata=fields["metadata"],
+        signature=signature if isinstance(signature, str) else "",
+        timestamp=fields["timestamp"],
+        event_hash=fields["hash"],
+        prev_hash=fields["previous_hash"],
+    )
 
 
 def _v1_hash(fields: Mapping[str, Any]) -> str:
     hashed = {key: fields[key] for key in _V1_HASHED}
-    return _digest_v1(json.dumps(hashed, sort_keys=True, separators=(",", ":")).encode("ascii"))
+    text = json.dumps(hashed, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha3_512(text.encode("ascii")).hexdigest()
 
 
 def _v2_hash(fields: Mapping[str, Any], value: float | str) -> str:
@@ -290,11 +356,146 @@ def _v2_hash(fields: Mapping[str, Any], value: float | str) -> str:
             json.dumps(fields["metadata"], sort_keys=True),
         )
     )
-    return hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(joined.encode("utf-8")).hexdigest()
 
 
-def _on_disk(fields: Mapping[str, Any], dialect: Dialect) -> bytes:
-    if dialect.spaced:
-        return json.dumps(fields).encode("ascii")
-    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "surrogatepass")
+def _spaced(fields: Mapping[str, Any]) -> bytes:
+    """As Python's ``json`` writes, and pydantic 1 with it."""
+    return json.dumps(fields).encode("ascii")
+
+
+def _compact(fields: Mapping[str, Any], spell: Callable[[float], str]) -> bytes:
+    """As pydantic 2 writes, with floats spelled by ``spell``; UTF-8, halves of surrogates escaped.
+
+    (pydantic 2 itself refuses such halves; escaped, they leave the file readable.)
+    """
+    if spell is float.__repr__:
+        text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    else:
+        text = _compact_value(fields, spell)
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+        return _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", whole).encode("utf-8")
+
+
+def _compact_value(value: Any, spell: Callable[[float], str]) -> str:
+    if isinstance(value, float):
+        return spell(value)
+    if isinstance(value, Mapping):
+        pairs = [
+            f"{json.dumps(key, ensure_ascii=False)}:{_compact_value(value[key], spell)}"
+            for key in value
+        ]
+        return "{" + ",".join(pairs) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join([_compact_value(item, spell) for item in value]) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _pydantic_float(value: float) -> str:
+    """The shortest digits of ``value`` as pydantic 2 lays them out: 1e-7 and 1e+16."""
+    text = repr(value)
+    mantissa, exponent, power = text.partition("e")
+    if not exponent:
+        return text
+    if power == "-05":  # Python leaves fixed notation one place before pydantic does
+        sign = "-" if mantissa.startswith("-") else ""
+        return f"{sign}0.0000{mantissa.removeprefix('-').replace('.', '')}"
+    return f"{mantissa}e{power[0]}{power[1:].lstrip('0')}"
+
+
+def _early_pydantic_float(value: float) -> str:
+    """The same by pydantic 2's earlier versions: 1e-7 and 1e16."""
+    return _pydantic_float(value).replace("e+", "e")
+
+
+def _has_plain_types(draft: EventDraft) -> bool:
+    return (
+        type(draft.value) is int
+        and type(draft.wallet) is str
+        and type(draft.event_type) is str
+        and type(draft.signature) is str
+    )
+
+
+def _plain_v1(fields: _V1Fields) -> tuple[str, bytes] | None:
+    """The hash and the line of a record whose bytes can be foreseen, else None."""
+    metadata = _plain_metadata(fields.metadata)
+    if metadata is None or _HASH.fullmatch(fields.prev_hash) is None:
+        return None
+    try:
+        hashed = orjson.dumps(
+            {
+                "epoch": fields.epoch,
+                "event_type": fields.event_type,
+                "id": fields.id,
+                "metadata": fields.metadata,
+                "prev_hash": fields.prev_hash,
+                "signature": fields.signature,
+                "timestamp": fields.timestamp,
+                "value": fields.value,
+                "wallet": fields.wallet,
+            },
+            option=orjson.OPT_SORT_KEYS,
+        )
+    except orjson.JSONEncodeError:
+        return None
+    if not _needs_no_escape(hashed):
+        return None
+    digest = hashlib.sha3_512(hashed).hexdigest()
+    line = (
+        f'{{"id": "{fields.id}", "wallet": "{fields.wallet}", "epoch": {fields.epoch}, '
+        f'"event_type": "{fields.event_type}", "value": {fields.value}, "metadata": {metadata}, '
+        f'"hash": "{digest}", "prev_hash": "{fields.prev_hash}", '
+        f'"timestamp": "{fields.timestamp}", "signature": "{fields.signature}"}}'
+    )
+    return digest, line.encode("ascii")
+
+
+def _plain_v2(fields: Mapping[str, Any]) -> bytes | None:
+    """The compact line of a record whose bytes can be foreseen, else None."""
+    value = fields["value"]
+    if _plain_metadata(fields["metadata"]) is None or not (
+        isinstance(value, str) or _is_ordinary(value)
+    ):
+        return None
+    try:
+        line = orjson.dumps(fields)
+    except orjson.JSONEncodeError:
+        return None
+    return line if _needs_no_escape(line) else None
+
+
+def _needs_no_escape(text: bytes) -> bool:
+    """Whether JSON by orjson holds only what every writer leaves as it is."""
+    return b"\\" not in text and text.isascii() and b"\x7f" not in text
+
+
+def _plain_metadata(metadata: Mapping[str, Any]) -> str | None:
+    """Flat metadata in Python's spacing, right if nothing in it needs an escape; else None.
+
+    None, too, for what JSON writers spell differently: unusual floats, and types beyond JSON.
+    """
+    pairs: list[str] = []
+    for key, value in metadata.items():
+        kind = type(value)
+        if kind is str:
+            pairs.append(f'"{key}": "{value}"')
+        elif kind is int or (kind is float and _is_ordinary(value)):
+            pairs.append(f'"{key}": {value!r}')
+        elif kind is list and all(type(item) is str for item in value):
+            pairs.append(f'"{key}": {_plain_strings(value)}')
+        else:
+            return None
+    return "{" + ", ".join(pairs) + "}"
+
+
+def _plain_strings(values: list[str]) -> str:
+    return "[" + ", ".join([f'"{value}"' for value in values]) + "]"
+
+
+def _is_ordinary(value: float) -> bool:
+    """Whether every writer spells ``value`` alike: shortest digits and no exponent."""
+    return value == 0 or 1e-4 <= abs(value) < 1e16

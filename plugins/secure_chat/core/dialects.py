@@ -62,7 +62,6 @@ _V2_KEYS: Final = (
     "hash",
     "previous_hash",
 )
-_HASH: Final = re.compile(r"[0-9a-f]{64}(?:[0-9a-f]{64})?", re.ASCII)
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -304,8 +303,15 @@ def _check_common(fields: Mapping[str, Any], prev_key: str) -> None:
     if type(fields["metadata"]) is not dict:
         raise NotARecord("metadata is not an object")
     for key in ("hash", prev_key):
-        if _HASH.fullmatch(fields[key]) is None:
+        if not _is_hash(fields[key]):
             raise NotARecord(f"{key} is not 64 or 128 hex digits")
+
+
+def _is_hash(text: str) -> bool:
+    try:
+        return len(text) in (64, 128) and bytes.fromhex(text).hex() == text
+    except ValueError:
+        return False
 
 
 def _v1_record(fields: _V1Fields, position: int) -> Record:
@@ -423,7 +429,7 @@ def _has_plain_types(draft: EventDraft) -> bool:
 def _plain_v1(fields: _V1Fields) -> tuple[str, bytes] | None:
     """The hash and the line of a record whose bytes can be foreseen, else None."""
     metadata = _plain_metadata(fields.metadata)
-    if metadata is None or _HASH.fullmatch(fields.prev_hash) is None:
+    if metadata is None or not _is_hash(fields.prev_hash):
         return None
     try:
         hashed = orjson.dumps(

@@ -90,8 +90,7 @@ class NotARecord(ValueError):
     """A line that is no record of any dialect. The text names the first defect, never the data."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(msgspec.Struct, frozen=True, gc=False):
     """A parsed line: its record, its dialect, and whether the stored hash is the right one."""
 
     record: Record

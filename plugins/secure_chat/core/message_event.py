@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final
@@ -19,14 +20,10 @@ import msgspec
 
 from plugins.secure_chat.core.envelope import (
     CID,
-    HASH_SIZE,
     MAX_CIDS,
     MAX_SEQ,
     MIN_CIPHERTEXT,
-    NONCE_SIZE,
-    SIGNATURE_SIZE,
     Envelope,
-    decode_base64,
 )
 from plugins.secure_chat.core.identifiers import canonical
 from plugins.secure_chat.core.records import EventDraft, Record
@@ -39,6 +36,11 @@ _REQUIRED: Final = frozenset(
     ("hash", "sender", "recipient", "nonce", "device", "seq", "ts", "size")
 )
 _OPTIONAL: Final = frozenset(("cids", "signature"))
+# Canonical base64 of 32, 12 and 64 bytes: what ``envelope.decode_base64`` accepts at these sizes,
+# in a fourth of its time, for an audit reads every message there is.
+_HASH: Final = re.compile(r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=", re.ASCII)
+_NONCE: Final = re.compile(r"[A-Za-z0-9+/]{16}", re.ASCII)
+_SIGNATURE: Final = re.compile(r"[A-Za-z0-9+/]{85}[AQgw]==", re.ASCII)
 _PROTOTYPE_KEYS: Final = frozenset(("recipient", "msg_id"))
 _PROTOTYPE_SIGNATURE: Final = "client_sig_placeholder"
 _TRUST_LOOP_KEYS: Final = frozenset(("recipient_wallet", "msg_hash", "size_bytes"))
@@ -125,7 +127,7 @@ def from_record(record: Record) -> MessageEvent:
         raise MalformedMessage("it is not a MESSAGE")
     metadata = record.metadata
     keys = metadata.keys()
-    if not (keys >= _REQUIRED and keys - _REQUIRED <= _OPTIONAL):
+    if keys != _REQUIRED and not (keys >= _REQUIRED and keys - _REQUIRED <= _OPTIONAL):
         raise MalformedMessage("its metadata has a field too many or too few")
     if record.value not in (0, "0"):
         raise MalformedMessage("its value is not 0")
@@ -134,10 +136,11 @@ def from_record(record: Record) -> MessageEvent:
     for field in ("sender", "recipient", "device"):
         if not (type(metadata[field]) is str and _is_canonical(metadata[field])):
             raise MalformedMessage(f"{field} is not a canonical identifier")
-    _check_bytes(metadata["hash"], "hash", HASH_SIZE)
-    _check_bytes(metadata["nonce"], "nonce", NONCE_SIZE)
-    if record.signature:
-        _check_bytes(record.signature, "signature", SIGNATURE_SIZE)
+    for field, pattern in (("hash", _HASH), ("nonce", _NONCE)):
+        if not (type(metadata[field]) is str and pattern.fullmatch(metadata[field])):
+            raise MalformedMessage(f"{field} is not canonical base64 of the right size")
+    if record.signature and _SIGNATURE.fullmatch(record.signature) is None:
+        raise MalformedMessage("signature is not canonical base64 of 64 bytes")
     if metadata.get("signature", record.signature) != record.signature:
         raise MalformedMessage("its metadata has another signature than the record")
     seq, ts, size = metadata["seq"], metadata["ts"], metadata["size"]
@@ -191,15 +194,6 @@ def _is_canonical(identifier: str) -> bool:
         return canonical(identifier, "identifier") == identifier
     except InvalidMessage:
         return False
-
-
-def _check_bytes(text: object, field: str, size: int) -> None:
-    try:
-        fits = type(text) is str and len(decode_base64(text, field)) == size
-    except InvalidMessage as error:
-        raise MalformedMessage(error.detail) from None
-    if not fits:
-        raise MalformedMessage(f"{field} is not {size} bytes in base64")
 
 
 def _cids(cids: object) -> tuple[str, ...]:

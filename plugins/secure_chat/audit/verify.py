@@ -1,0 +1,172 @@
+"""Verify a ledger file: spans of it on every core, joined in order into one verdict.
+
+Workers know neither the hash before their span nor what its streams had before; joining compares
+both at the borders. Where a span does not fit, or has a finding, it is read once more with all that
+precedes it known, so the report never depends on how the file was cut.
+
+Memory: a span and its records for each core, twice as many summaries waiting to be joined, and one
+string and one integer for each stream. Nothing else grows with the file.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Final
+
+from plugins.secure_chat.audit.report import Report, report
+from plugins.secure_chat.audit.spans import LedgerFile, Span
+from plugins.secure_chat.core.chain import MAX_LINE, Chain, Defect, SignatureCheck, torn
+from plugins.secure_chat.core.records import EMPTY, Head
+from plugins.secure_chat.errors import LedgerUnusable
+
+CHUNK_SIZE: Final = 4 << 20
+_ALONE_BELOW: Final = 16 << 20  # bytes that one core verifies before another has started
+_OPENINGS: Final = (b'{"id": "', b'{"wallet":"', b'{"wallet": "')
+_KEYS: Final = (b'"wallet"', b'"event_type"', b'"metadata"', b'"timestamp"', b'"hash"')
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What a worker must know of the file and of the checks."""
+
+    path: Path
+    identity: tuple[int, int]
+    expected: Head | None
+    check_signature: SignatureCheck | None
+
+
+def audit_ledger(
+    path: Path,
+    *,
+    until: int | None = None,
+    expected_head: Head | None = None,
+    check_signature: SignatureCheck | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int | None = None,
+    chunk_size: int = CHUNK_SIZE,
+) -> Report:
+    """Verify the ledger at ``path``: all it has now, or its first ``until`` records.
+
+    (1) Every line follows, as ``core/chain.py`` says. (2) The last line is finished. (3) The record
+    at ``expected_head`` is that record. (4) ``check_signature`` refuses no message.
+
+    The caller must still (5) save ``report.head`` where the server cannot reach it, and pass it the
+    next time: without one, records removed from the end, or a ledger written anew, do not show.
+    (6) Without ``check_signature`` no signature is verified; the report says how many there are.
+
+    ``progress(done, total)`` is called with bytes. ``workers``: processes, by default one for each
+    core, and none for a small file; a caller's main module must be importable (multiprocessing's
+    spawn). Raises LedgerUnusable for what is no ledger or changes under the audit, and
+    BrokenProcessPool when a worker is killed.
+    """
+    if until is not None and until < 0:
+        raise ValueError("until is a number of records")
+    if expected_head is not None:
+        if expected_head.position < 0 or (expected_head.position == 0 and expected_head != EMPTY):
+            raise ValueError("the saved head is that of no ledger")
+        if until is not None and until < expected_head.position:
+            raise ValueError("the saved head is beyond the records to audit")
+    with LedgerFile(path) as file:
+        size = file.size()
+        job = _Job(path, file.identity, expected_head, check_signature)
+        chain = Chain()
+        end = 0
+        for span, piece in _verified(job, file, size, until, workers, chunk_size):
+            if piece is None or not chain.join(piece):
+                chain.extend(
+                    file.lines(span), expected=expected_head, check_signature=check_signature
+                )
+            end = span.end
+            if progress is not None:
+                progress(end, size)
+            if chain.finding is not None:
+                break
+        torn_bytes = 0
+        if chain.finding is None and end < size and (until is None or chain.position < until):
+            end, torn_bytes = _take_tail(job, file, chain, end)
+        chain.finish(expected_head)
+        _refuse_what_is_no_ledger(file, chain)
+    return report(chain, end, torn_bytes)
+
+
+def _verified(
+    job: _Job, file: LedgerFile, size: int, until: int | None, workers: int | None, chunk_size: int
+) -> Iterator[tuple[Span, Chain | None]]:
+    """Each span in order, with what a worker made of it; None when there are no workers."""
+    spans = file.spans(size, chunk_size, until)
+    if workers is None:
+        workers = 1 if size < _ALONE_BELOW else os.cpu_count() or 1
+    if workers <= 1:
+        for span in spans:
+            yield span, None
+        return
+    pool = ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_leave_interrupts_to_the_parent
+    )
+    try:
+        waiting: deque[tuple[Span, Future[Chain]]] = deque()
+        for span in spans:
+            waiting.append((span, pool.submit(_verify_span, job, span)))
+            if len(waiting) >= 2 * workers:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _verify_span(job: _Job, span: Span) -> Chain:
+    """In a worker: verify ``span`` alone."""
+    with LedgerFile(job.path) as file:
+        if file.identity != job.identity:
+            raise LedgerUnusable("the ledger was replaced while it was read; audit it again")
+        chain = Chain.from_the_middle(span.position)
+        chain.extend(file.lines(span), expected=job.expected, check_signature=job.check_signature)
+    return chain
+
+
+def _take_tail(job: _Job, file: LedgerFile, chain: Chain, start: int) -> tuple[int, int]:
+    """Judge the bytes after the last newline. Returns where the audit ended, and the torn bytes.
+
+    A writer may have finished the line since the audit began: it is read as it is now.
+    """
+    tail = file.read(start, start + MAX_LINE + 1)
+    line, newline, _ = tail.partition(b"\n")
+    if newline:  # finished since, or too long to be in a span
+        chain.extend([line], expected=job.expected, check_signature=job.check_signature)
+        return start + len(line) + 1, 0
+    if len(tail) > MAX_LINE:
+        chain.extend([tail])
+        return start, 0
+    if not tail:  # cut off meanwhile, as a server does with a torn line when it starts
+        return start, 0
+    chain.finding = torn(tail, chain.position + 1, chain.head.event_hash)
+    return start + len(tail), len(tail)
+
+
+def _refuse_what_is_no_ledger(file: LedgerFile, chain: Chain) -> None:
+    """Tell a ledger whose first line is bad from a file that never was one."""
+    finding = chain.finding
+    if (
+        finding is None
+        or finding.position != 1
+        or finding.defect not in (Defect.RECORD, Defect.TORN)
+    ):
+        return
+    block = file.read(0, 1 << 16)
+    opens_like_one = any(block.startswith(o) or o.startswith(block) for o in _OPENINGS)
+    if not opens_like_one and sum(key in block for key in _KEYS) < 3:
+        raise LedgerUnusable("this is no ledger: it holds no record of any dialect")

@@ -180,6 +180,21 @@ def parse_checkpoint(text: str) -> Checkpoint:
     return Checkpoint(lines[0], int(lines[1]), root)
 
 
+def open_checkpoint(data: bytes, verifiers: Sequence[Verifier], origin: str) -> Checkpoint:
+    """The checkpoint in a note that every one of ``verifiers`` has signed, of the log ``origin``.
+
+    Raises NoteMalformed or NoteRefused. The caller must still hold it against the checkpoints seen
+    before (``merkle.verify_consistency``).
+    """
+    note = open_note(data, verifiers)
+    if len(note.signatures) != len(verifiers):
+        raise NoteRefused("a key that must sign has not signed")
+    checkpoint = parse_checkpoint(note.text)
+    if checkpoint.origin != origin:
+        raise NoteRefused("the checkpoint is another log's")
+    return checkpoint
+
+
 def cosigned_message(cosigner: str, timestamp: int, checkpoint: Checkpoint) -> bytes:
     """What an ML-DSA cosignature signs: a cosigned_message over the whole tree (its start is 0).
 

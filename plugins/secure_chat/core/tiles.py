@@ -21,7 +21,7 @@ MAX_ENTRY: Final = 0xFFFF
 """An entry bundle writes an entry's length in 16 bits."""
 
 _PATH: Final = re.compile(
-    r"tile/(?P<level>entries|0|[1-9][0-9]?)/(?P<index>(?:x[0-9]{3}/)*[0-9]{3})"
+    r"tile/(?P<level>entries|0|[1-9][0-9]?)/(?P<number>(?:x[0-9]{3}/)*[0-9]{3})"
     r"(?:\.p/(?P<width>[1-9][0-9]{0,2}))?",
     re.ASCII,
 )
@@ -36,28 +36,28 @@ class EntryTooLarge(ValueError):
 
 
 class Tile(NamedTuple):
-    """The ``index``-th tile of ``level``; partial when ``width`` is below 256."""
+    """The ``number``-th tile of ``level``; partial when ``width`` is below 256."""
 
     level: int
-    index: int
+    number: int
     width: int = WIDTH
 
     @property
     def path(self) -> str:
         """``tile/<L>/<N>[.p/<W>]``, as in tlog-tiles, "Merkle Tree"."""
-        return f"tile/{self.level}/{_numbered(self.index, self.width)}"
+        return f"tile/{self.level}/{_numbered(self.number, self.width)}"
 
 
 class Bundle(NamedTuple):
-    """The ``index``-th entry bundle; partial when ``width`` is below 256."""
+    """The ``number``-th entry bundle; partial when ``width`` is below 256."""
 
-    index: int
+    number: int
     width: int = WIDTH
 
     @property
     def path(self) -> str:
         """``tile/entries/<N>[.p/<W>]``, as in tlog-tiles, "Log entries"."""
-        return f"tile/entries/{_numbered(self.index, self.width)}"
+        return f"tile/entries/{_numbered(self.number, self.width)}"
 
 
 def parse_path(path: str) -> Tile | Bundle:
@@ -65,24 +65,24 @@ def parse_path(path: str) -> Tile | Bundle:
     match = _PATH.fullmatch(path)
     if match is None:
         raise NotATile("not the path of a tile")
-    groups = match["index"].replace("x", "").split("/")
+    groups = match["number"].replace("x", "").split("/")
     if len(groups) > 1 and groups[0] == "000":
-        raise NotATile("the tile's index has leading zeroes")
+        raise NotATile("the tile's number has leading zeroes")
     width = int(match["width"] or WIDTH)
     if match["width"] is not None and width >= WIDTH:
         raise NotATile("a partial tile is narrower than 256")
-    index = int("".join(groups))
+    number = int("".join(groups))
     if match["level"] == "entries":
-        return Bundle(index, width)
+        return Bundle(number, width)
     level = int(match["level"])
     if level > MAX_LEVEL:
         raise NotATile("tile levels end at 63")
-    return Tile(level, index, width)
+    return Tile(level, number, width)
 
 
-def width_at(level: int, index: int, size: int) -> int:
-    """How many hashes tile ``index`` of ``level`` has in a tree of ``size`` leaves (0: none)."""
-    return max(0, min(WIDTH, (size >> (HEIGHT * level)) - index * WIDTH))
+def width_at(level: int, number: int, size: int) -> int:
+    """How many hashes tile ``number`` of ``level`` has in a tree of ``size`` leaves (0: none)."""
+    return max(0, min(WIDTH, (size >> (HEIGHT * level)) - number * WIDTH))
 
 
 def tiles_at(size: int) -> Iterator[Tile]:
@@ -90,8 +90,8 @@ def tiles_at(size: int) -> Iterator[Tile]:
     level = 0
     while hashes := size >> (HEIGHT * level):
         full, width = divmod(hashes, WIDTH)
-        for index in range(full):
-            yield Tile(level, index)
+        for number in range(full):
+            yield Tile(level, number)
         if width:
             yield Tile(level, full, width)
         level += 1
@@ -114,11 +114,11 @@ def node_reader(size: int, read_tile: Callable[[Tile], bytes]) -> ReadNode:
     def read(level: int, index: int) -> bytes:
         tile_level, height = divmod(level, HEIGHT)
         first = index << height
-        tile_index, offset = divmod(first, WIDTH)
-        width = width_at(tile_level, tile_index, size)
+        number, offset = divmod(first, WIDTH)
+        width = width_at(tile_level, number, size)
         if offset + (1 << height) > width:
             raise ValueError("the node is outside the tree")
-        data = read_tile(Tile(tile_level, tile_index, width))
+        data = read_tile(Tile(tile_level, number, width))
         hashes = split_hashes(data, width)
         return perfect_root(hashes[offset : offset + (1 << height)])
 
@@ -214,9 +214,9 @@ def decode_bundle(data: bytes) -> list[bytes]:
     return entries
 
 
-def _numbered(index: int, width: int) -> str:
-    groups = [f"{index % 1000:03d}"]
-    while index := index // 1000:
-        groups.append(f"x{index % 1000:03d}")
+def _numbered(number: int, width: int) -> str:
+    groups = [f"{number % 1000:03d}"]
+    while number := number // 1000:
+        groups.append(f"x{number % 1000:03d}")
     suffix = f".p/{width}" if width < WIDTH else ""
     return "/".join(reversed(groups)) + suffix

@@ -69,7 +69,7 @@ class MlDsa44Verifier:
 
 
 def verifier(key: str) -> Verifier:
-    """The verifier for a verifier key's text. Raises NoteMalformed, also for types not used here."""
+    """The verifier of a key given as text. Raises NoteMalformed, also for a type not used here."""
     parsed = parse_key(key)
     try:
         if parsed.kind == ED25519:
@@ -96,9 +96,7 @@ class CheckpointSigner:
             raise ValueError("a seed is 32 bytes")
         self._ed25519 = Ed25519PrivateKey.from_private_bytes(ed25519_seed)
         self._ml_dsa = MLDSA44PrivateKey.from_seed_bytes(ml_dsa_seed)
-        self.ed25519_key = VerifierKey(
-            name, ED25519, self._ed25519.public_key().public_bytes_raw()
-        )
+        self.ed25519_key = VerifierKey(name, ED25519, self._ed25519.public_key().public_bytes_raw())
         self.ml_dsa_key = VerifierKey(
             name, COSIGNATURE_ML_DSA_44, self._ml_dsa.public_key().public_bytes_raw()
         )

@@ -1,0 +1,82 @@
+"""Prometheus metrics of each stage of a message's life. Labels never hold user data."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from plugins.secure_chat.errors import Code
+
+_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+_GROUP: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+
+
+class Metrics:
+    """One registry a service, so that two in one process do not mix."""
+
+    def __init__(self) -> None:
+        self.registry: Final = CollectorRegistry()
+        stages = Counter(
+            "secure_chat_messages", "Messages by stage of life.", ["stage"], registry=self.registry
+        )
+        self._received = stages.labels("received")
+        self._validated = stages.labels("validated")
+        self._committed = stages.labels("committed")
+        self._delivered = stages.labels("delivered")
+        self._acknowledged = stages.labels("acknowledged")
+        self._refusals = Counter(
+            "secure_chat_refusals", "Refused requests by code.", ["code"], registry=self.registry
+        )
+        self._commit_seconds = Histogram(
+            "secure_chat_commit_seconds",
+            "Time of one group commit.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._group_size = Histogram(
+            "secure_chat_group_messages",
+            "Messages a group commit.",
+            buckets=_GROUP,
+            registry=self.registry,
+        )
+        self._ack_seconds = Histogram(
+            "secure_chat_ack_seconds",
+            "From validated to acknowledged.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.connections = Gauge(
+            "secure_chat_connections", "Authenticated sockets.", registry=self.registry
+        )
+        self.pool = Gauge(
+            "secure_chat_pool_messages", "Messages that wait for a commit.", registry=self.registry
+        )
+        self.head = Gauge(
+            "secure_chat_ledger_position", "Records in the ledger.", registry=self.registry
+        )
+
+    def received(self) -> None:
+        self._received.inc()
+
+    def validated(self) -> None:
+        self._validated.inc()
+
+    def committed(self, messages: int, seconds: float) -> None:
+        self._committed.inc(messages)
+        self._group_size.observe(messages)
+        self._commit_seconds.observe(seconds)
+
+    def delivered(self, messages: int) -> None:
+        self._delivered.inc(messages)
+
+    def acknowledged(self, seconds: float) -> None:
+        self._acknowledged.inc()
+        self._ack_seconds.observe(seconds)
+
+    def refused(self, code: Code) -> None:
+        self._refusals.labels(code.value).inc()
+
+    def exposition(self) -> bytes:
+        """The registry in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,349 @@
+"""The life of a message: received → validated → sequenced → committed → delivered → acknowledged.
+
+One task takes all that waits in the pool, decides on every sequence number, commits the fresh
+messages as one group, and only then applies, delivers and acknowledges. The next group starts when
+the last is done. Sockets and REST are shells that call ``submit``; here is no transport.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final, TypeVar
+
+from plugins.secure_chat.core.budget import Budget
+from plugins.secure_chat.core.envelope import Envelope
+from plugins.secure_chat.core.frames import Ack, ReceiptNotice, ack, delivered, encode_frame
+from plugins.secure_chat.core.message_metadata import message_draft
+from plugins.secure_chat.core.records import Receipt
+from plugins.secure_chat.core.sequence import Duplicate, Logged, Stream, decide
+from plugins.secure_chat.errors import (
+    LedgerUnavailable,
+    NotAMember,
+    RateLimited,
+    Refusal,
+    SecureChatError,
+)
+from plugins.secure_chat.hub import Hub, Outbox
+from plugins.secure_chat.ledger.port import Ledger
+from plugins.secure_chat.mailbox.store import Mailbox, Stored, Waiting
+from plugins.secure_chat.metrics import Metrics
+
+log: Final = logging.getLogger(__name__)
+T = TypeVar("T")
+
+MAX_GROUP: Final = 4096  # messages a commit: bounds what one failure can refuse
+MAX_STREAMS: Final = 100_000  # last sequence numbers kept in memory; others are read again
+MAX_BUDGETS: Final = 100_000
+CHECKPOINT_EVERY: Final = 10_000  # records between two saved checkpoints: bounds start-up work
+
+Outcome = Ack | Refusal | LedgerUnavailable
+Reply = Callable[[Outcome], None]
+
+
+@dataclass(slots=True)
+class _Item:
+    """A message in the pool, and whom to tell."""
+
+    envelope: Envelope
+    origin: Outbox | None
+    reply: Reply
+    received: float
+
+
+@dataclass(slots=True)
+class _Group:
+    """What one commit decided: fresh messages in order, and repeats of them within the group."""
+
+    fresh: list[tuple[_Item, int]] = field(default_factory=list)
+    echoes: list[tuple[_Item, int]] = field(default_factory=list)
+    repeats: list[tuple[_Item, Receipt, bool]] = field(default_factory=list)
+
+
+class ChatService:
+    """Sequences, commits and delivers. Create it inside a running event loop, then ``start``."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        mailbox: Mailbox,
+        metrics: Metrics,
+        *,
+        rate: float,
+        burst: int,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.ledger = ledger
+        self.mailbox = mailbox
+        self.metrics = metrics
+        self.hub = Hub()
+        self.delivered_position = ledger.checkpoint.head.position
+        self._rate = rate
+        self._burst = burst
+        self._monotonic = monotonic
+        self._pool: list[_Item] = []
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._last_seq: OrderedDict[Stream, int] = OrderedDict()
+        self._budgets: OrderedDict[str, Budget] = OrderedDict()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="mailbox-writer")
+        self._readers = ThreadPoolExecutor(4, thread_name_prefix="mailbox-reader")
+        self._task: asyncio.Task[None] | None = None
+        self._draining = False
+        self._saved_position = self.delivered_position
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="sequencer")
+
+    async def stop(self) -> None:
+        """Refuse new messages, commit what is in the pool, and stop."""
+        self._draining = True
+        await self._idle.wait()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self.ledger.stopped is None:
+            checkpoint = self.ledger.checkpoint
+            await self._in(self._writer, lambda: self.mailbox.set_checkpoint(checkpoint))
+        self._writer.shutdown()
+        self._readers.shutdown()
+
+    def why_not_ready(self) -> list[str]:
+        reasons = []
+        if self.ledger.stopped is not None:
+            reasons.append(self.ledger.stopped)
+        if self._draining:
+            reasons.append("the server is shutting down")
+        if self._task is not None and self._task.done() and not self._draining:
+            reasons.append("the sequencer has stopped; restart to recover")
+        return reasons
+
+    # -- a wallet's requests ------------------------------------------------------------------
+
+    def spend(self, wallet: str) -> None:
+        """Take one request from the wallet's budget, whatever the transport. Raises RateLimited."""
+        now = self._monotonic()
+        budget = self._budgets.get(wallet)
+        if budget is None:
+            budget = self._budgets[wallet] = Budget(self._rate, self._burst, self._burst, now)
+            if len(self._budgets) > MAX_BUDGETS:
+                self._forget_full_budgets(now)
+        wait = budget.spend(now)
+        if wait:
+            raise RateLimited(round(wait, 3))
+
+    def _forget_full_budgets(self, now: float) -> None:
+        for wallet in [w for w, budget in self._budgets.items() if budget.is_full(now)]:
+            del self._budgets[wallet]
+
+    def submit(self, envelope: Envelope, origin: Outbox | None, reply: Reply) -> None:
+        """Put a valid message into the pool; ``reply`` is called once, after its commit."""
+        if self._draining:
+            reply(LedgerUnavailable("the server is shutting down; reconnect and resend", 1.0))
+            return
+        self._pool.append(_Item(envelope, origin, reply, self._monotonic()))
+        self._idle.clear()
+        self._wake.set()
+
+    async def send(self, envelope: Envelope) -> Ack:
+        """Submit and wait for the outcome. Raises what was refused."""
+        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+        def reply(outcome: Outcome) -> None:
+            if not answer.done():
+                answer.set_result(outcome)
+
+        self.submit(envelope, None, reply)
+        outcome = await answer
+        if isinstance(outcome, Ack):
+            return outcome
+        raise outcome
+
+    async def receipt(self, wallet: str, kind: str, position: int) -> None:
+        """Keep a receipt and tell the sender. Raises NotAMember unless wallet is the recipient."""
+        parties = await self.read(lambda: self.mailbox.parties(position))
+        if parties is None or parties[1] != wallet:
+            raise NotAMember("receipts are the recipient's to give")
+        new = await self._in(self._writer, lambda: self.mailbox.add_receipt(position, wallet, kind))
+        if new:
+            notice = ReceiptNotice(
+                kind="read" if kind == "read" else "delivered", position=position, wallet=wallet
+            )
+            self.hub.to_wallet(parties[0], encode_frame(notice))
+
+    async def missed(self, wallet: str, after: int) -> list[Waiting]:
+        """The next committed messages to or from ``wallet`` after a position."""
+        return self.committed(await self.read(lambda: self.mailbox.missed(wallet, after)))
+
+    def committed(self, messages: list[Waiting]) -> list[Waiting]:
+        """Those that may be shown: the mailbox is written while the ledger still syncs."""
+        end = self.delivered_position
+        return [message for message in messages if message.position <= end]
+
+    async def read(self, query: Callable[[], T]) -> T:
+        """Run a blocking mailbox query off the event loop."""
+        return await self._in(self._readers, query)
+
+    async def expire(self, older_than: datetime) -> int:
+        """Drop ciphertext that the ledger dates before ``older_than``; how many messages."""
+        before = older_than.astimezone(UTC).isoformat()
+        return await self._in(self._writer, lambda: self.mailbox.expire(before))
+
+    # -- the sequencer ------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._pool:
+                items, self._pool = self._pool[:MAX_GROUP], self._pool[MAX_GROUP:]
+                try:
+                    await self._process(items)
+                except Exception:
+                    # A defect of ours: these messages are unanswered, so their senders try again.
+                    log.exception("sequencer.failed messages=%d", len(items))
+                    failure = LedgerUnavailable("internal failure; resend")
+                    for item in items:
+                        item.reply(failure)
+            self._idle.set()
+
+    async def _process(self, items: list[_Item]) -> None:
+        group = await self._sequence(items)
+        if group.fresh:
+            await self._commit(group)
+        await self._answer_repeats(group.repeats)
+
+    async def _sequence(self, items: list[_Item]) -> _Group:
+        """Decide on every item. The pending numbers of this group count as committed."""
+        await self._load({item.envelope.stream for item in items})
+        group = _Group()
+        pending: dict[Stream, int] = {}
+        at: dict[tuple[Stream, int], tuple[str, int]] = {}
+        for item in items:
+            envelope = item.envelope
+            stream, seq = envelope.stream, envelope.seq
+            last = pending.get(stream) or self._last_seq[stream]
+            twin = at.get((stream, seq)) if seq <= last else None
+            if twin is not None and twin[0] == envelope.hash:
+                group.echoes.append((item, twin[1]))
+                continue
+            try:
+                logged, has_frame = None, True
+                if twin is not None:
+                    logged = Logged(twin[0], Receipt(0, "", "", ""))
+                elif seq <= last:
+                    found = await self.read(partial(self.mailbox.logged, stream, seq))
+                    if found is not None:
+                        logged, has_frame = found
+                decision = decide(last, seq, envelope.hash, logged)
+            except Refusal as refusal:
+                item.reply(refusal)
+                continue
+            if isinstance(decision, Duplicate):
+                group.repeats.append((item, decision.receipt, has_frame))
+                continue
+            pending[stream] = seq
+            at[stream, seq] = (envelope.hash, len(group.fresh))
+            group.fresh.append((item, decision.gap))
+        return group
+
+    async def _load(self, streams: set[Stream]) -> None:
+        """Have the last committed number of every stream in memory."""
+        missing = [stream for stream in streams if stream not in self._last_seq]
+        if missing:
+            found = await self.read(lambda: [self.mailbox.last_seq(s) for s in missing])
+            self._last_seq.update(zip(missing, found, strict=True))
+        for stream in streams:
+            self._last_seq.move_to_end(stream)
+        while len(self._last_seq) > max(MAX_STREAMS, len(streams)):
+            self._last_seq.popitem(last=False)
+
+    async def _commit(self, group: _Group) -> None:
+        """Commit the fresh messages as one group, then deliver and acknowledge them."""
+        frames: list[bytes] = []
+        not_stored: LedgerUnavailable | None = None
+
+        async def alongside(receipts: list[Receipt]) -> None:
+            nonlocal not_stored
+            batch = []
+            for (item, _), receipt in zip(group.fresh, receipts, strict=True):
+                envelope = item.envelope
+                frames.append(delivered(envelope, receipt))
+                batch.append(
+                    Stored(envelope.stream, envelope.seq, envelope.hash, receipt, frames[-1])
+                )
+            try:
+                await self._in(self._writer, lambda: self.mailbox.store(batch))
+            except LedgerUnavailable as error:
+                not_stored = error
+
+        started = self._monotonic()
+        try:
+            receipts = await self.ledger.commit(
+                [message_draft(item.envelope) for item, _ in group.fresh], alongside
+            )
+        except LedgerUnavailable as error:
+            await self._forget_uncommitted()
+            for item, _ in group.fresh + group.echoes:
+                item.reply(error)
+            return
+        now = self._monotonic()
+        self.metrics.committed(len(receipts), now - started)
+        # crash point: committed, not delivered; a retry gets these receipts
+        for item, _ in group.fresh:
+            self._last_seq[item.envelope.stream] = item.envelope.seq
+        if not_stored is not None:
+            # Logged, but the ciphertext is not safe. No ACK: the retry brings it again.
+            for item, _ in group.fresh + group.echoes:
+                item.reply(not_stored)
+            return
+        self.delivered_position = receipts[-1].position
+        for (item, _), frame in zip(group.fresh, frames, strict=True):
+            envelope = item.envelope
+            self.hub.deliver(frame, envelope.recipient, envelope.sender, item.origin)
+        self.metrics.delivered(len(receipts))
+        for (item, gap), receipt in zip(group.fresh, receipts, strict=True):
+            item.reply(ack(item.envelope, receipt, duplicate=False, gap=gap))
+            self.metrics.acknowledged(now - item.received)
+        for item, index in group.echoes:
+            item.reply(ack(item.envelope, receipts[index], duplicate=True, gap=0))
+        await self._save_checkpoint()
+
+    async def _answer_repeats(self, repeats: list[tuple[_Item, Receipt, bool]]) -> None:
+        """The original receipt; and the ciphertext is stored when it was lost before its ACK."""
+        for item, receipt, has_frame in repeats:
+            envelope = item.envelope
+            if not has_frame:
+                frame = delivered(envelope, receipt)
+                lost = Stored(envelope.stream, envelope.seq, envelope.hash, receipt, frame)
+                try:
+                    await self._in(self._writer, partial(self.mailbox.store, [lost]))
+                except LedgerUnavailable as error:
+                    item.reply(error)
+                    continue
+                self.hub.deliver(frame, envelope.recipient, envelope.sender, item.origin)
+            item.reply(ack(envelope, receipt, duplicate=True, gap=0))
+
+    async def _forget_uncommitted(self) -> None:
+        """After a failed commit: the mailbox must not hold what the ledger does not."""
+        position = self.ledger.checkpoint.head.position
+        try:
+            await self._in(self._writer, lambda: self.mailbox.drop_after(position))
+        except SecureChatError:
+            log.error("mailbox.not_cleaned position=%d", position)
+
+    async def _save_checkpoint(self) -> None:
+        checkpoint = self.ledger.checkpoint
+        if checkpoint.head.position - self._saved_position >= CHECKPOINT_EVERY:
+            self._saved_position = checkpoint.head.position
+            await self._in(self._writer, lambda: self.mailbox.set_checkpoint(checkpoint))
+
+    async def _in(self, executor: ThreadPoolExecutor, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(executor, call)

@@ -1,0 +1,345 @@
+"""The WebSocket: authentication, one reader and one writer for each connection, RESUME.
+
+Persist, then deliver, then acknowledge is the service's; here frames come in and go out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from plugins.secure_chat.core.envelope import ChatMessage, validate
+from plugins.secure_chat.core.frames import (
+    Ack,
+    Auth,
+    Limits,
+    Pong,
+    ReceiptFrame,
+    ReceiptNotice,
+    Resume,
+    Resumed,
+    encode_frame,
+    error_frame,
+    parse_frame,
+    ready,
+)
+from plugins.secure_chat.core.records import Head
+from plugins.secure_chat.errors import (
+    Close,
+    Code,
+    LedgerUnavailable,
+    MalformedFrame,
+    Refusal,
+    Unauthorized,
+)
+from plugins.secure_chat.hub import Outbox
+from plugins.secure_chat.service import ChatService, Outcome
+from plugins.secure_chat.settings import Settings
+from plugins.secure_chat.transport.tokens import (
+    BEARER_SUBPROTOCOL,
+    Authenticate,
+    Principal,
+    bearer,
+    origin_allowed,
+)
+
+log: Final = logging.getLogger(__name__)
+
+SUBPROTOCOL: Final = "atlas.chat.v2"
+AUTH_SECONDS: Final = 5.0
+MAX_IN_FLIGHT: Final = 1024  # unanswered messages a socket may have before it is not read
+MAX_LIMITED: Final = 200  # refusals for rate in a row before the socket is closed
+CLOSE_SECONDS: Final = 2.0  # for a peer to take what is queued before its close
+
+
+@dataclass(slots=True)
+class Chat:
+    """What the transports share: built once by the plugin when the host starts."""
+
+    service: ChatService
+    settings: Settings
+    authenticate: Authenticate
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            max_ciphertext=self.settings.max_ciphertext,
+            rate=self.settings.rate_per_second,
+            burst=self.settings.burst,
+        )
+
+
+async def serve_socket(websocket: WebSocket, chat: Chat) -> None:
+    """One connection, from the handshake to its close."""
+    headers = websocket.headers
+    if not origin_allowed(headers.get("origin"), headers.get("host"), chat.settings.origins):
+        await websocket.close(Close.REFUSED)
+        return
+    offered = websocket.scope.get("subprotocols", [])
+    token = bearer(headers.get("authorization"))
+    if token is None:
+        token = next(
+            (p[len(BEARER_SUBPROTOCOL) :] for p in offered if p.startswith(BEARER_SUBPROTOCOL)),
+            None,
+        )
+    if token is None and chat.settings.query_token:
+        token = websocket.query_params.get("token")
+    principal = None
+    if token is not None:
+        try:
+            principal = chat.authenticate(token)
+        except Unauthorized as refusal:
+            chat.service.metrics.refused(refusal.code)
+            await websocket.close(Close.REFUSED)
+            return
+    await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
+    if principal is None:
+        try:
+            principal = await _first_frame(websocket, chat)
+        except WebSocketDisconnect:
+            return
+        except Refusal as refusal:
+            chat.service.metrics.refused(refusal.code)
+            await _say_and_close(websocket, refusal, Close.REFUSED)
+            return
+    await _Connection(websocket, chat, principal).run()
+
+
+async def _first_frame(websocket: WebSocket, chat: Chat) -> Principal:
+    """The AUTH frame that must come first when the handshake carried no token."""
+    try:
+        async with asyncio.timeout(AUTH_SECONDS):
+            frame = parse_frame(_text(await websocket.receive()))
+    except TimeoutError:
+        raise Unauthorized("no AUTH frame came in time") from None
+    if not isinstance(frame, Auth):
+        raise Unauthorized("the first frame must be AUTH")
+    return chat.authenticate(frame.token)
+
+
+def _text(message: Any) -> str:
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", 1006))
+    text = message.get("text")
+    if not isinstance(text, str):
+        raise MalformedFrame("frames are text, not binary")
+    return text
+
+
+async def _say_and_close(websocket: WebSocket, refusal: Refusal, code: Close) -> None:
+    try:
+        await websocket.send_text(encode_frame(error_frame(refusal)).decode())
+        await websocket.close(code)
+    except (RuntimeError, WebSocketDisconnect):
+        log.debug("socket.gone_before_close")
+
+
+class _Connection:
+    """One authenticated socket."""
+
+    def __init__(self, websocket: WebSocket, chat: Chat, principal: Principal) -> None:
+        self._websocket = websocket
+        self._chat = chat
+        self._service = chat.service
+        self._principal = principal
+        self._outbox = Outbox(principal.wallet, chat.settings.outbox_bytes)
+        self._in_flight = 0
+        self._may_read = asyncio.Event()
+        self._may_read.set()
+        self._limited = 0
+        self._replay: asyncio.Task[None] | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+
+    async def run(self) -> None:
+        service = self._service
+        head: Head = service.ledger.checkpoint.head
+        service.hub.add(self._outbox)
+        service.metrics.connections.inc()
+        self._outbox.put(encode_frame(ready(self._outbox.wallet, head, self._chat.limits)))
+        self._watch_expiry()
+        reader = asyncio.create_task(self._read())
+        writer = asyncio.create_task(self._write())
+        closing = asyncio.create_task(self._outbox.closing.wait())
+        try:
+            await asyncio.wait((reader, writer, closing), return_when=asyncio.FIRST_COMPLETED)
+            if closing.done():
+                await asyncio.wait((reader, writer), timeout=CLOSE_SECONDS)
+        finally:
+            service.hub.remove(self._outbox)
+            service.metrics.connections.dec()
+            if self._expiry is not None:
+                self._expiry.cancel()
+            tasks = [task for task in (reader, writer, closing, self._replay) if task is not None]
+            for task in tasks:
+                task.cancel()
+            for result in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(result, Exception) and not isinstance(result, WebSocketDisconnect):
+                    log.error("socket.failed error=%s", type(result).__name__)
+        if self._outbox.close_with is not None:
+            await self._close(self._outbox.close_with)
+
+    # -- in -----------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        while True:
+            await self._may_read.wait()
+            message = await self._websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            self._service.metrics.received()
+            frame = None
+            try:
+                frame = parse_frame(_text(message))
+                self._handle(frame)
+            except Refusal as refusal:
+                self._refuse(refusal, frame if isinstance(frame, ChatMessage) else None)
+
+    def _handle(self, frame: Any) -> None:
+        wallet = self._outbox.wallet
+        if isinstance(frame, ChatMessage):
+            self._service.spend(wallet)
+            envelope = validate(frame, wallet, self._chat.settings.max_ciphertext)
+            self._limited = 0
+            self._service.metrics.validated()
+            self._in_flight += 1
+            if self._in_flight >= MAX_IN_FLIGHT:
+                self._may_read.clear()
+
+            def reply(outcome: Outcome) -> None:
+                self._answer(outcome, frame)
+
+            self._service.submit(envelope, self._outbox, reply)
+        elif isinstance(frame, Auth):
+            self._refresh(frame)
+        else:
+            self._service.spend(wallet)
+            if isinstance(frame, Resume):
+                self._start_replay(frame.after)
+            elif isinstance(frame, ReceiptFrame):
+                self._spawn_receipt(frame)
+            else:
+                self._outbox.put(encode_frame(Pong()))
+
+    def _answer(self, outcome: Outcome, frame: ChatMessage) -> None:
+        self._in_flight -= 1
+        if self._in_flight < MAX_IN_FLIGHT:
+            self._may_read.set()
+        if isinstance(outcome, Ack):
+            self._outbox.put(encode_frame(outcome))
+        else:
+            self._refuse(outcome, frame)
+
+    def _refuse(self, error: Refusal | LedgerUnavailable, about: ChatMessage | None) -> None:
+        self._service.metrics.refused(error.code)
+        answer = encode_frame(error_frame(error, about))
+        if error.code is Code.RATE_LIMITED:
+            self._limited += 1
+            if self._limited >= MAX_LIMITED:
+                self._outbox.close(Close.FLOODING, answer)
+                return
+        self._outbox.put(answer)
+
+    def _refresh(self, frame: Auth) -> None:
+        """A fresh token of the same wallet; its expiry replaces the old one, sooner or later."""
+        try:
+            principal = self._chat.authenticate(frame.token)
+            if principal.wallet != self._outbox.wallet:
+                raise Unauthorized("the token is another wallet's")
+        except Unauthorized as refusal:
+            self._service.metrics.refused(refusal.code)
+            self._outbox.close(Close.REFUSED, encode_frame(error_frame(refusal)))
+            return
+        self._principal = principal
+        self._watch_expiry()
+        head = self._service.ledger.checkpoint.head
+        self._outbox.put(encode_frame(ready(principal.wallet, head, self._chat.limits)))
+
+    def _watch_expiry(self) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+        left = max(0.0, self._principal.expires_at - time.time())
+        # Sleep at most a day at once: timers do not follow a clock that is set.
+        self._expiry = asyncio.get_running_loop().call_later(min(left, 86_400.0), self._on_expiry)
+
+    def _on_expiry(self) -> None:
+        if time.time() < self._principal.expires_at:
+            self._watch_expiry()
+            return
+        expired = Unauthorized("the token has expired: log in and reconnect")
+        self._outbox.close(Close.TOKEN_EXPIRED, encode_frame(error_frame(expired)))
+
+    def _spawn_receipt(self, frame: ReceiptFrame) -> None:
+        async def tell() -> None:
+            try:
+                await self._service.receipt(self._outbox.wallet, frame.kind, frame.position)
+            except Refusal as refusal:
+                self._refuse(refusal, None)
+
+        self._background = asyncio.create_task(tell())
+
+    # -- RESUME -------------------------------------------------------------------------------
+
+    def _start_replay(self, after: int) -> None:
+        if self._replay is not None and not self._replay.done():
+            self._refuse(MalformedFrame("a RESUME is under way; wait for RESUMED"), None)
+            return
+        self._outbox.resuming = True
+        self._replay = asyncio.create_task(self._send_missed(after))
+
+    async def _send_missed(self, after: int) -> None:
+        """Replay page by page as the socket drains, then hand over to live delivery.
+
+        The hand-over is one step of the event loop: no message is between the two.
+        """
+        outbox, service = self._outbox, self._service
+        cursor, complete = after, True
+        while True:
+            delivered = service.delivered_position
+            page = await service.missed(outbox.wallet, cursor)
+            for message in page:
+                cursor = message.position
+                if message.frame is None:
+                    complete = False
+                    continue
+                await outbox.drained()
+                outbox.put(message.frame)
+            if not page and delivered == service.delivered_position:
+                break
+        outbox.resuming = False
+        position = max(cursor, delivered)
+        notices = await service.read(lambda: service.mailbox.receipts_for(outbox.wallet, after))
+        for at, wallet, kind in notices:
+            known = "read" if kind == "read" else "delivered"
+            notice = ReceiptNotice(kind=known, position=at, wallet=wallet)  # type: ignore[arg-type]
+            outbox.put(encode_frame(notice))
+        outbox.put(encode_frame(Resumed(position=position, complete=complete)))
+
+    # -- out ----------------------------------------------------------------------------------
+
+    async def _write(self) -> None:
+        """Send what is queued until the outbox closes; nothing after the token's expiry."""
+        outbox = self._outbox
+        while frames := await outbox.take():
+            for frame in frames:
+                if outbox.close_with is None and time.time() >= self._principal.expires_at:
+                    self._on_expiry()
+                    break
+                try:
+                    await self._websocket.send_text(frame.decode())
+                except (RuntimeError, WebSocketDisconnect):
+                    return
+                outbox.sent(len(frame))
+                if outbox.close_with is Close.TOO_SLOW:
+                    return
+
+    async def _close(self, code: Close) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._websocket.close(code)
+        except (RuntimeError, WebSocketDisconnect, TimeoutError):
+            log.debug("socket.gone_before_close")

@@ -1,0 +1,1 @@
+"""ATLAS, the application of the monorepo that the chat plugs into."""

@@ -1,0 +1,169 @@
+"""The stand-in ATLAS API: ``create_app`` is the one place where the host is wired together.
+
+Run it as a factory: ``uvicorn --factory v13.ATLAS.src.main:create_app``. Each part is made and
+tested elsewhere; here is only who gets what, and the order of starting and stopping.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from types import MappingProxyType
+from typing import Any, Final
+
+from fastapi import FastAPI
+from pydantic import ValidationError
+
+from v13.ATLAS.src.api import chat, problems
+from v13.ATLAS.src.api.auth import auth_router
+from v13.ATLAS.src.api.body_limit import BodyLimit
+from v13.ATLAS.src.api.challenges import Challenges
+from v13.ATLAS.src.api.health import health_router
+from v13.ATLAS.src.api.tokens import TokenAuthority
+from v13.ATLAS.src.plugins.hookspecs import Host
+from v13.ATLAS.src.plugins.manager import Plugins
+from v13.ATLAS.src.services import EventAnnouncer, HostServices
+from v13.ATLAS.src.settings import ConfigurationError, HostSettings
+from v13.core.CoherenceEngine import CoherenceEngine
+from v13.ledger.genesis_ledger import GenesisLedger
+from v13.libs.CertifiedMath import CertifiedMath
+
+log: Final = logging.getLogger(__name__)
+
+
+def create_app(
+    settings: HostSettings | None = None,
+    plugins: Sequence[object] | None = None,
+    *,
+    now: Callable[[], float] = time.time,
+    random_hex: Callable[[int], str] = secrets.token_hex,
+) -> FastAPI:
+    """Build the application. Nothing is opened before its lifespan starts.
+
+    ``settings``: read from the environment when not given. ``plugins``: names to load, or plugin
+    objects; when not given, those of ``settings.plugins``, and when that is empty, those installed
+    under the entry point group ``atlas.plugins``. ``now`` and ``random_hex`` are for tests.
+    Raises ConfigurationError, one line, when the host must not run like this.
+    """
+    settings = settings if settings is not None else _settings_of_the_environment()
+    tokens = TokenAuthority(settings.signing_key(), ttl=settings.token_ttl, now=now)
+    loaded = Plugins()
+    ledger = GenesisLedger(settings.ledger_path, on_committed=EventAnnouncer(loaded))
+    engine = CoherenceEngine(CertifiedMath())
+    loaded.register(HostServices(tokens, ledger, engine, settings.legacy_stage), "host")
+    _load(loaded, plugins if plugins is not None else settings.plugins or None)
+    host = Host(
+        hook=loaded.hook,
+        data_dir=settings.data_dir,
+        ledger_path=settings.ledger_path,
+        settings=MappingProxyType(settings.model_dump(exclude={"jwt_secret"})),
+    )
+    lifecycle = _Lifecycle(loaded, host, ledger)
+    app = FastAPI(
+        title="ATLAS",
+        lifespan=lifecycle.run,
+        # The interactive pages load scripts from elsewhere; /openapi.json stays.
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.add_middleware(BodyLimit, largest=settings.largest_body)
+    problems.install(app)
+    app.include_router(health_router(lifecycle.reasons_not_ready))
+    app.include_router(auth_router(Challenges(now=now, random_hex=random_hex), tokens, ledger))
+    chat.mount(app, loaded, host)
+    app.state.host = host
+    app.state.plugins = loaded
+    app.state.tokens = tokens
+    return app
+
+
+def _settings_of_the_environment() -> HostSettings:
+    try:
+        return HostSettings()
+    except ValidationError as error:
+        faults = (f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
+        raise ConfigurationError("; ".join(faults)) from None
+
+
+def _load(loaded: Plugins, wanted: Sequence[object] | None) -> None:
+    if wanted is None:
+        loaded.load_entry_points()
+        return
+    for plugin in wanted:
+        if isinstance(plugin, str):
+            loaded.load(plugin)
+        else:
+            loaded.register(plugin)
+
+
+class _Lifecycle:
+    """Starting, being ready, and stopping."""
+
+    def __init__(self, plugins: Plugins, host: Host, ledger: GenesisLedger) -> None:
+        self._plugins = plugins
+        self._host = host
+        self._ledger = ledger
+        self._serving = False
+
+    @asynccontextmanager
+    async def run(self, _app: FastAPI) -> AsyncIterator[None]:
+        """Start plugins in order and the ledger after them; stop in reverse, the ledger last.
+
+        A plugin that wants the ledger opened in its own way (from a checkpoint of its own) does so
+        in its start; whatever is still closed then is opened, verified from the first line.
+        """
+        self._host.data_dir.mkdir(parents=True, exist_ok=True)
+        starts = {start.plugin: start for start in self._plugins.implementations("atlas_start")}
+        started: list[str] = []
+        try:
+            for plugin in self._plugins.names():
+                if plugin in starts:
+                    await _finished(starts[plugin](host=self._host))
+                started.append(plugin)
+            await asyncio.to_thread(self._ledger.open)
+            self._serving = True
+            yield
+        finally:
+            self._serving = False
+            try:
+                await self._stop(started)
+            finally:
+                await asyncio.to_thread(self._ledger.close)
+
+    async def _stop(self, started: list[str]) -> None:
+        stops = {stop.plugin: stop for stop in self._plugins.implementations("atlas_stop")}
+        errors: list[Exception] = []
+        for plugin in reversed(started):
+            if plugin not in stops:
+                continue
+            try:
+                await _finished(stops[plugin](host=self._host))
+            except Exception as error:  # noqa: BLE001 -- raised below, when all have stopped
+                errors.append(error)
+        if errors:
+            raise ExceptionGroup("plugins did not stop cleanly", errors)
+
+    def reasons_not_ready(self) -> list[str]:
+        """What the host and each plugin say; a plugin that fails to say counts as not ready."""
+        if not self._serving:
+            return ["the host is starting or stopping"]
+        reasons = []
+        if (stopped := self._ledger.journal.stopped) is not None:
+            reasons.append(stopped)
+        for ready in self._plugins.implementations("atlas_ready"):
+            try:
+                reasons.extend(ready(host=self._host) or ())
+            except Exception:
+                log.exception("host.readiness_check_failed plugin=%s", ready.plugin)
+                reasons.append(f"the readiness check of {ready.plugin} failed")
+        return reasons
+
+
+async def _finished(result: Any) -> None:
+    if inspect.isawaitable(result):
+        await result

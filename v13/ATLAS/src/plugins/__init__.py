@@ -1,0 +1,1 @@
+"""The plugin system: hook contracts, loading, and fixtures for plugin authors."""

@@ -1,0 +1,1 @@
+"""The host's GenesisLedger (see v13/README.md)."""

@@ -53,7 +53,7 @@ class DeviceKeys:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CertificateBody:
     """What a certificate says. ``endorser``: id of the endorsing device's certificate, or zeros."""
 
@@ -64,6 +64,9 @@ class CertificateBody:
     agreement: bytes
     post_quantum: bytes
     endorser: bytes = NO_ENDORSER
+
+    def __repr__(self) -> str:
+        return f"<CertificateBody {self.id.hex()[:16]} of {self.wallet} {self.device}>"
 
     @cached_property
     def encoded(self) -> bytes:
@@ -106,7 +109,7 @@ class CertificateBody:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Certificate:
     """A published device certificate. ``endorsement`` is (Ed25519, ML-DSA-65), or None."""
 
@@ -116,6 +119,9 @@ class Certificate:
     device_signature: bytes
     device_post_quantum_signature: bytes
     endorsement: tuple[bytes, bytes] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Certificate {self.id.hex()[:16]} of {self.wallet} {self.device}>"
 
     @property
     def id(self) -> bytes:

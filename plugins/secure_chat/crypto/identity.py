@@ -90,7 +90,7 @@ class IdentityBody:
         return body
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Identity:
     """A published identity statement. ``previous_signature`` is empty when there is none."""
 
@@ -98,6 +98,9 @@ class Identity:
     wallet_signature: bytes
     post_quantum_signature: bytes
     previous_signature: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"<Identity {self.id.hex()[:16]} of {self.wallet}>"
 
     @property
     def id(self) -> bytes:

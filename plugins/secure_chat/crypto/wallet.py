@@ -56,9 +56,7 @@ def recover(text: str, signature: bytes) -> str:
         public = coincurve.PublicKey.from_signature_and_message(
             signature[:64] + bytes((v,)), eip191_hash(text), hasher=None
         )
-    except (ValueError, Exception) as error:
-        if not isinstance(error, ValueError) and type(error) is not Exception:
-            raise
+    except ValueError:
         raise BadWalletSignature("no key fits the signature") from None
     return address(public.format(compressed=False))
 

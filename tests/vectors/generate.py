@@ -1,0 +1,964 @@
+"""Writes the vector files: ``python -m tests.vectors.generate``. Deterministic.
+
+Secrets are named draws from SHAKE-256. ML-DSA signatures are hedged and ML-KEM encapsulation draws
+its own randomness, so both are taken from ``pinned.json``, where each was kept when first made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from plugins.secure_chat.crypto import (
+    attachments,
+    devices,
+    envelope,
+    identity,
+    labels,
+    primitives,
+    wallet,
+)
+from plugins.secure_chat.crypto.codec import u32
+from plugins.secure_chat.crypto.devices import Certificate, DeviceKeys
+from plugins.secure_chat.crypto.envelope import Envelope
+from plugins.secure_chat.crypto.frame import Frame
+from plugins.secure_chat.crypto.identity import Identity, IdentityBody, PostQuantumKey
+from plugins.secure_chat.crypto.messenger import Messenger
+from plugins.secure_chat.crypto.prekeys import Bundle, Kind, PrekeySecret, Publication
+from plugins.secure_chat.crypto.primitives import labelled
+from plugins.secure_chat.crypto.roster import Roster
+from plugins.secure_chat.crypto.roster import verify as verify_roster
+from plugins.secure_chat.crypto.store import SessionStore
+from tests.vectors.operations import (
+    OPERATIONS,
+    MemoryStorage,
+    MemoryWitness,
+    plain,
+    vector_form,
+)
+
+HERE = Path(__file__).parent
+PINNED = HERE / "pinned.json"
+HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
+ORDER = 2 * HALF_ORDER + 1
+
+
+def draw(name: str, size: int = 32) -> bytes:
+    return hashlib.shake_256(b"atlas secure chat vector: " + name.encode()).digest(size)
+
+
+class Draws:
+    """Randomness with a name: the n-th call draws ``name n``."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.calls = name, 0
+
+    def __call__(self, size: int) -> bytes:
+        self.calls += 1
+        return draw(f"{self.name} {self.calls}", size)
+
+
+class Pinned:
+    """What cannot be drawn, kept from the run that made it first."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, str] = json.loads(PINNED.read_text()) if PINNED.exists() else {}
+        self.used: dict[str, str] = {}
+        self._sign = primitives.mldsa_sign
+
+    def _pin(self, key: str, make: Callable[[], bytes]) -> None:
+        if key not in self.used:
+            self.used[key] = self.kept.get(key) or make().hex()
+
+    def sign(self, seed: bytes, label: bytes, message: bytes) -> bytes:
+        key = "mldsa " + hashlib.sha256(seed + labelled(label, message)).hexdigest()
+        self._pin(key, lambda: self._sign(seed, label, message))
+        return bytes.fromhex(self.used[key])
+
+    def encapsulate(self, public: bytes) -> tuple[bytes, bytes]:
+        key = "mlkem " + hashlib.sha256(public).hexdigest()
+        self._pin(key, lambda: b"".join(primitives.encapsulate(public)))
+        both = bytes.fromhex(self.used[key])
+        return both[:32], both[32:]
+
+
+class Person:
+    """A wallet, its identity and its devices."""
+
+    def __init__(self, name: str, *device_names: str) -> None:
+        self.name = name
+        self.wallet_secret = draw(f"{name} wallet")
+        self.wallet = wallet.WalletKey(self.wallet_secret)
+        self.post_quantum = PostQuantumKey(draw(f"{name} identity"))
+        self.identity = self.vouch(self.post_quantum)
+        self.keys: dict[str, DeviceKeys] = {}
+        self.certificates: dict[str, Certificate] = {}
+        for device in device_names:
+            self.add(device)
+
+    def vouch(
+        self, key: PostQuantumKey, before: Identity | None = None, *, bless: bool = True
+    ) -> Identity:
+        body = IdentityBody(
+            self.wallet.wallet,
+            before.body.generation + 1 if before else 0,
+            before.id if before else bytes(32),
+            key.public,
+        )
+        old = self.post_quantum if before and bless else None
+        return identity.vouch(body, self.wallet.sign(body.text), key, old)
+
+    def add(self, device: str, *, endorsed: bool = True) -> Certificate:
+        keys = DeviceKeys.generate(Draws(f"{self.name} {device}"))
+        first = next(iter(self.certificates), None) if endorsed else None
+        endorser = self.certificates[first] if first else None
+        body = devices.describe(self.identity, device, keys, endorser)
+        self.keys[device] = keys
+        self.certificates[device] = devices.certify(
+            body,
+            self.wallet.sign(body.text),
+            self.post_quantum,
+            keys,
+            self.keys[first] if first else None,
+        )
+        return self.certificates[device]
+
+    @property
+    def roster(self) -> Roster:
+        return verify_roster(self.identity, self.certificates.values())
+
+    def messenger(self, device: str, encapsulate: primitives.Encapsulate) -> Messenger:
+        name = f"{self.name} {device} messenger"
+        store = SessionStore(MemoryStorage(), MemoryWitness(), bytes(32), Draws(name + " store"))
+        keys = self.keys[device]
+        return Messenger.create(store, keys, self.roster, device, Draws(name), encapsulate)
+
+    def secrets(self, device: str) -> dict[str, Any]:
+        keys = self.keys[device]
+        return vector_form(
+            {
+                "signing": keys.signing,
+                "agreement": keys.agreement,
+                "post_quantum": keys.post_quantum,
+            }
+        )
+
+
+class Document:
+    """One vector file being written."""
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        self.blobs: dict[str, str] = {}
+        self.vectors: list[dict[str, Any]] = []
+
+    def blob(self, name: str, data: bytes) -> dict[str, Any]:
+        self.blobs[name] = data.hex()
+        return {"blob": name}
+
+    def good(self, name: str, op: str, **inputs: Any) -> Any:
+        shaped = {key: _shape(value) for key, value in inputs.items()}
+        output = OPERATIONS[op](**{k: plain(v, self.blobs) for k, v in shaped.items()})
+        vector = {"name": name, "op": op, "input": shaped, "output": vector_form(output)}
+        self.vectors.append(vector)
+        return output
+
+    def bad(self, name: str, op: str, error: str, **inputs: Any) -> None:
+        shaped = {key: _shape(value) for key, value in inputs.items()}
+        self.vectors.append({"name": name, "op": op, "input": shaped, "error": error})
+
+    @property
+    def text(self) -> str:
+        document = {
+            "format": "atlas-secure-chat-vectors/1",
+            "subject": self.subject,
+            "blobs": self.blobs,
+            "vectors": self.vectors,
+        }
+        return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def _shape(value: Any) -> Any:
+    """Bytes become hex; what is in vector form already stays."""
+    if isinstance(value, dict):
+        return {key: _shape(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_shape(one) for one in value]
+    return vector_form(value)
+
+
+def edited(blob: dict[str, Any], at: int, cut: int, put: bytes = b"") -> dict[str, Any]:
+    return {**blob, "edits": [{"at": at, "cut": cut, "put": put.hex()}]}
+
+
+def flipped(blob: dict[str, Any], data: bytes, at: int) -> dict[str, Any]:
+    """``blob`` (holding ``data``) with the lowest bit of one byte changed."""
+    return edited(blob, at, 1, bytes((data[at] ^ 1,)))
+
+
+def basics() -> Document:
+    doc = Document("Labels, HKDF, the wallet's signature")
+    for value in labels.ALL:
+        use = value.removeprefix(labels.PREFIX).decode()
+        names = [name for name in vars(labels) if getattr(labels, name) == value]
+        doc.good(f"label {use}", "label", use=names[0].lower().replace("_", "-"))
+    doc.good(
+        "HKDF of one block and a half",
+        "hkdf",
+        salt=draw("salt"),
+        secret=draw("ikm"),
+        info=labels.RATCHET_MESSAGE,
+        size=44,
+    )
+    secret = draw("alice wallet")
+    digest = draw("digest")
+    label, someone = labels.DEVICE_CERTIFICATE.decode(), wallet.WalletKey(secret)
+    made = doc.good(
+        "text with a device",
+        "wallet-text",
+        label=label,
+        wallet_id=someone.wallet,
+        digest=digest,
+        device="phone",
+    )
+    doc.good(
+        "text without a device",
+        "wallet-text",
+        label=labels.IDENTITY.decode(),
+        wallet_id=someone.wallet,
+        digest=digest,
+        device="",
+    )
+    text = made["text"]
+    signature = doc.good("sign", "wallet-sign", secret=secret, text=text)["signature"]
+    doc.good("recover", "wallet-recover", text=text, signature=signature)
+    zero_based = signature[:64] + bytes((signature[64] - 27,))
+    doc.good("v counted from 0", "wallet-recover", text=text, signature=zero_based)
+    s = int.from_bytes(signature[32:64], "big")
+    high = signature[:32] + (ORDER - s).to_bytes(32, "big") + bytes((55 - signature[64],))
+    for name, broken in (
+        ("s in the upper half", high),
+        ("v of 29", signature[:64] + b"\x1d"),
+        ("v of 2", signature[:64] + b"\x02"),
+        ("64 bytes", signature[:64]),
+        ("66 bytes", signature + b"\0"),
+        ("r of zero", bytes(32) + signature[32:]),
+    ):
+        doc.bad(name, "wallet-recover", "bad_wallet_signature", text=text, signature=broken)
+    return doc
+
+
+def identities(alice: Person, bob: Person) -> Document:
+    doc = Document("Identity statements, rotation, safety numbers")
+    data = alice.identity.encode()
+    mine, his = doc.blob("alice", data), doc.blob("bob", bob.identity.encode())
+    doc.good("alice", "identity-verify", identity=mine)
+    doc.good("bob", "identity-verify", identity=his)
+    body = len(alice.identity.body.encoded)
+    for name, at, error in (
+        ("another wallet", 1, "bad_wallet_signature"),
+        ("another post-quantum key", 60, "bad_wallet_signature"),
+        ("wallet signature altered", body + 40, "bad_wallet_signature"),
+        ("post-quantum signature altered", body + 65 + 7, "bad_post_quantum_signature"),
+        ("another version", 0, "unsupported_suite"),
+    ):
+        doc.bad(name, "identity-verify", error, identity=flipped(mine, data, at))
+    doc.bad(
+        "a byte too many", "identity-verify", "decode", identity=edited(mine, len(data), 0, b"\0")
+    )
+    doc.bad("a byte too few", "identity-verify", "decode", identity=edited(mine, -1, 1))
+    doc.bad("a flag of 2", "identity-verify", "decode", identity=edited(mine, -1, 1, b"\2"))
+    doc.bad(
+        "generation 1 without a previous one",
+        "identity-verify",
+        "decode",
+        identity=edited(mine, 21, 4, u32(1)),
+    )
+    new_key = PostQuantumKey(draw("alice identity 2"))
+    rotated = alice.vouch(new_key, alice.identity)
+    reset = alice.vouch(new_key, alice.identity, bless=False)
+    turned, started = doc.blob("rotated", rotated.encode()), doc.blob("reset", reset.encode())
+    doc.good("a rotated identity", "identity-verify", identity=turned)
+    doc.good("the same", "identity-succession", known=mine, new=mine)
+    doc.good("rotated", "identity-succession", known=mine, new=turned)
+    doc.good("not blessed by the old key", "identity-succession", known=mine, new=started)
+    doc.good("rotated backwards", "identity-succession", known=turned, new=mine)
+    doc.bad(
+        "a blessing that does not verify",
+        "identity-succession",
+        "bad_post_quantum_signature",
+        known=mine,
+        new=flipped(turned, rotated.encode(), len(rotated.encode()) - 3000),
+    )
+    doc.good("safety number", "safety-number", one=mine, other=his)
+    doc.good("safety number from the other side", "safety-number", one=his, other=mine)
+    doc.good("safety number after a rotation", "safety-number", one=turned, other=his)
+    return doc
+
+
+def device_documents(alice: Person, bob: Person) -> Document:
+    doc = Document("Device certificates, revocations, rosters")
+    owner, other = doc.blob("identity", alice.identity.encode()), bob.identity.encode()
+    phone, desk = alice.certificates["phone"], alice.certificates["desk"]
+    first, second = doc.blob("phone", phone.encode()), doc.blob("desk", desk.encode())
+    stranger = doc.blob("bob identity", other)
+    doc.good("public keys", "device-keys", device=alice.secrets("phone"))
+    doc.good("certificate id", "certificate-body", data=phone.body.encoded)
+    doc.good("first device", "certificate-verify", identity=owner, certificate=first, endorser=b"")
+    doc.good(
+        "endorsed device", "certificate-verify", identity=owner, certificate=second, endorser=first
+    )
+    data, body = desk.encode(), len(desk.body.encoded)
+    parts = (65, 3309, 64, 3309, 64, 3309)
+    starts = [body + sum(parts[:index]) for index in range(len(parts))]
+    for name, at, error in (
+        ("wallet signature altered", starts[0] + 3, "bad_wallet_signature"),
+        ("identity signature altered", starts[1] + 3, "bad_post_quantum_signature"),
+        ("device signature altered", starts[2] + 3, "bad_classical_signature"),
+        ("device post-quantum signature altered", starts[3] + 3, "bad_post_quantum_signature"),
+        ("endorser's signature altered", starts[4] + 3, "bad_classical_signature"),
+        ("endorser's post-quantum signature altered", starts[5] + 3, "bad_post_quantum_signature"),
+        ("another X25519 key", body - 32 - 1952 - 5, "bad_wallet_signature"),
+        ("another version", 0, "unsupported_suite"),
+    ):
+        doc.bad(
+            name,
+            "certificate-verify",
+            error,
+            identity=owner,
+            certificate=flipped(second, data, at),
+            endorser=first,
+        )
+    doc.bad(
+        "endorsement cut off",
+        "certificate-verify",
+        "decode",
+        identity=owner,
+        certificate=edited(second, starts[4], 64 + 3309),
+        endorser=first,
+    )
+    doc.bad(
+        "no endorser at hand",
+        "certificate-verify",
+        "not_certified",
+        identity=owner,
+        certificate=second,
+        endorser=b"",
+    )
+    doc.bad(
+        "of another identity",
+        "certificate-verify",
+        "not_certified",
+        identity=stranger,
+        certificate=first,
+        endorser=b"",
+    )
+    bad_name = edited(first, 1 + 20 + 32 + 1, 1, b" ")
+    doc.bad(
+        "a space in the device's name",
+        "certificate-verify",
+        "decode",
+        identity=owner,
+        certificate=bad_name,
+        endorser=b"",
+    )
+    revocation_body = devices.revocation_body(desk)
+    revocation = devices.revoke(desk, alice.wallet.sign(revocation_body.text), alice.post_quantum)
+    end = doc.blob("revocation", revocation.encode())
+    doc.good("revocation", "revocation-verify", identity=owner, revocation=end)
+    size = len(revocation_body.encoded)
+    for name, at, error in (
+        ("revocation of another certificate", size - 1, "bad_wallet_signature"),
+        ("revocation, post-quantum signature altered", size + 70, "bad_post_quantum_signature"),
+    ):
+        changed = flipped(end, revocation.encode(), at)
+        doc.bad(name, "revocation-verify", error, identity=owner, revocation=changed)
+    both: list[Any] = [first, second]
+    none: list[Any] = []
+    doc.good("roster", "roster-verify", identity=owner, certificates=both, revocations=none)
+    doc.good(
+        "roster in any order",
+        "roster-verify",
+        identity=owner,
+        certificates=[second, first],
+        revocations=none,
+    )
+    doc.good(
+        "roster with a revoked device",
+        "roster-verify",
+        identity=owner,
+        certificates=both,
+        revocations=[end],
+    )
+    ghost = Person("alice", "phone")
+    ghost_certificate = doc.blob("ghost", ghost.add("ghost", endorsed=False).encode())
+    twin = doc.blob("twin", ghost.add("phone").encode())
+    doc.bad(
+        "a second device without an endorser",
+        "roster-verify",
+        "not_certified",
+        identity=owner,
+        certificates=[first, ghost_certificate],
+        revocations=none,
+    )
+    doc.bad(
+        "an endorser that is not there",
+        "roster-verify",
+        "not_certified",
+        identity=owner,
+        certificates=[second],
+        revocations=none,
+    )
+    doc.bad(
+        "one device name twice",
+        "roster-verify",
+        "not_certified",
+        identity=owner,
+        certificates=[first, twin],
+        revocations=none,
+    )
+    return doc
+
+
+def prekey_set(person: Person, device: str) -> dict[Kind, PrekeySecret]:
+    source = Draws(f"{person.name} {device} prekeys")
+    return {kind: PrekeySecret.generate(kind, 10 + kind, source) for kind in Kind}
+
+
+def secrets_of(prekeys: dict[Kind, PrekeySecret], *kinds: Kind) -> list[dict[str, Any]]:
+    return [
+        {"kind": int(kind), "id": prekeys[kind].id, "secret": prekeys[kind].secret}
+        for kind in kinds or tuple(Kind)
+    ]
+
+
+def handshakes(alice: Person, bob: Person, pinned: Pinned) -> Document:
+    doc = Document("Prekeys and the PQXDH handshake")
+    mine, his = alice.certificates["phone"], bob.certificates["laptop"]
+    initiator, responder = doc.blob("alice", mine.encode()), doc.blob("bob", his.encode())
+    prekeys, keys = prekey_set(bob, "laptop"), bob.keys["laptop"]
+    public = {kind: secret.publish(keys, his.id) for kind, secret in prekeys.items()}
+    for kind in Kind:
+        doc.good(
+            f"public half of kind {int(kind)}",
+            "prekey-public",
+            kind=int(kind),
+            secret=prekeys[kind].secret,
+        )
+    publication = Publication(
+        his.id,
+        public[Kind.SIGNED],
+        public[Kind.LAST_RESORT_KEM],
+        (public[Kind.ONE_TIME],),
+        (public[Kind.ONE_TIME_KEM],),
+    )
+    whole = doc.blob("publication", publication.encode())
+    doc.good("publication", "publication-verify", certificate=responder, publication=whole)
+    doc.bad(
+        "publication of another device",
+        "publication-verify",
+        "not_certified",
+        certificate=initiator,
+        publication=whole,
+    )
+    doc.bad(
+        "publication, last signature altered",
+        "publication-verify",
+        "bad_post_quantum_signature",
+        certificate=responder,
+        publication=flipped(whole, publication.encode(), len(publication.encode()) - 3000),
+    )
+    full = Bundle(his.id, public[Kind.SIGNED], public[Kind.ONE_TIME_KEM], public[Kind.ONE_TIME])
+    spent = Bundle(his.id, public[Kind.SIGNED], public[Kind.LAST_RESORT_KEM], None)
+    bundles = {"full": full, "spent": spent}
+    blobs = {name: doc.blob(f"bundle {name}", one.encode()) for name, one in bundles.items()}
+    for name, blob in blobs.items():
+        doc.good(f"bundle {name}", "bundle-verify", certificate=responder, bundle=blob)
+    bare = replace(spent, kem=None).encode()
+    doc.bad(
+        "no KEM prekey",
+        "bundle-verify",
+        "post_quantum_missing",
+        certificate=responder,
+        bundle=doc.blob("bundle bare", bare),
+    )
+    data, signed_at = full.encode(), 3 + 32 + 5
+    kem_at = signed_at + 32 + 64 + 3309 + 1 + 5
+    one_at = kem_at + 1184 + 64 + 3309 + 1 + 5
+    for name, at, error in (
+        ("another version", 0, "unsupported_suite"),
+        ("another suite", 2, "unsupported_suite"),
+        ("another certificate", 4, "not_certified"),
+        ("another signed prekey", signed_at, "bad_classical_signature"),
+        ("signed prekey's Ed25519 altered", signed_at + 33, "bad_classical_signature"),
+        ("signed prekey's ML-DSA altered", signed_at + 99, "bad_post_quantum_signature"),
+        ("another KEM prekey", kem_at, "bad_classical_signature"),
+        ("KEM prekey's ML-DSA altered", kem_at + 1184 + 70, "bad_post_quantum_signature"),
+        ("another one-time prekey", one_at, "bad_classical_signature"),
+    ):
+        doc.bad(
+            name,
+            "bundle-verify",
+            error,
+            certificate=responder,
+            bundle=flipped(blobs["full"], data, at),
+        )
+    doc.bad(
+        "prekey id 0",
+        "bundle-verify",
+        "decode",
+        certificate=responder,
+        bundle=edited(blobs["full"], signed_at - 4, 4, u32(0)),
+    )
+    doc.bad(
+        "last resort passed off as one-time",
+        "bundle-verify",
+        "bad_classical_signature",
+        certificate=responder,
+        bundle=edited(blobs["spent"], signed_at + 32 + 64 + 3309 + 1, 1, b"\4"),
+    )
+    for name, one in bundles.items():
+        assert one.kem is not None
+        kem_secret, kem_ciphertext = pinned.encapsulate(one.kem.key)
+        made = doc.good(
+            f"initiate, {name} bundle",
+            "handshake-initiate",
+            device=alice.secrets("phone"),
+            initiator=initiator,
+            responder=responder,
+            bundle=blobs[name],
+            opened=1_700_000_000_000,
+            ephemeral=draw(f"ephemeral {name}"),
+            kem_secret=kem_secret,
+            kem_ciphertext=kem_ciphertext,
+        )
+        answer = doc.blob(f"handshake {name}", made["handshake"])
+        inputs: dict[str, Any] = {
+            "device": bob.secrets("laptop"),
+            "initiator": initiator,
+            "responder": responder,
+            "prekeys": secrets_of(prekeys),
+        }
+        got = doc.good(f"respond, {name} bundle", "handshake-respond", handshake=answer, **inputs)
+        assert got["root"] == made["root"]
+    answer, sent = {"blob": "handshake full"}, bytes.fromhex(doc.blobs["handshake full"])
+    doc.good(
+        "a forged KEM ciphertext gives another root",
+        "handshake-respond",
+        handshake=flipped(answer, sent, 100),
+        **inputs,
+    )
+    doc.bad(
+        "one-time prekey is gone",
+        "handshake-respond",
+        "unknown_prekey",
+        handshake=answer,
+        **{**inputs, "prekeys": secrets_of(prekeys, Kind.SIGNED, Kind.ONE_TIME_KEM)},
+    )
+    doc.bad(
+        "ephemeral key of low order",
+        "handshake-respond",
+        "decrypt",
+        handshake=edited(answer, 8, 32, bytes(32)),
+        **inputs,
+    )
+    doc.bad(
+        "KEM kind 1",
+        "handshake-respond",
+        "decode",
+        handshake=edited(answer, 44, 1, b"\1"),
+        **inputs,
+    )
+    doc.bad(
+        "opened beyond 2^53-1",
+        "handshake-respond",
+        "decode",
+        handshake=edited(answer, 0, 2, b"\x00\x20"),
+        **inputs,
+    )
+    return doc
+
+
+def ratchets() -> Document:
+    doc = Document("The Double Ratchet")
+    root, signed = draw("ratchet root"), draw("ratchet signed prekey")
+
+    def send(side: str, text: str, key: str) -> dict[str, Any]:
+        return {
+            "side": side,
+            "do": "encrypt",
+            "plaintext": text.encode(),
+            "associated_data": b"AD",
+            "private": draw(f"ratchet {key}"),
+        }
+
+    def read(side: str, message: int, **more: Any) -> dict[str, Any]:
+        return {"side": side, "do": "decrypt", "message": message, "associated_data": b"AD", **more}
+
+    a, b = "initiator", "responder"
+    doc.good(
+        "in order, then turn about",
+        "ratchet-script",
+        root=root,
+        signed=signed,
+        steps=[
+            send(a, "one", "a1"),
+            read(b, 0),
+            send(a, "two", "-"),
+            read(b, 1),
+            send(b, "three", "b1"),
+            read(a, 2),
+            send(a, "four", "a2"),
+            read(b, 3),
+        ],
+    )
+    doc.good(
+        "late, out of order, over a turn",
+        "ratchet-script",
+        root=root,
+        signed=signed,
+        steps=[
+            send(a, "0", "a1"),
+            send(a, "1", "-"),
+            send(a, "2", "-"),
+            read(b, 2),
+            read(b, 0),
+            send(b, "3", "b1"),
+            read(a, 3),
+            send(a, "4", "a2"),
+            send(a, "5", "-"),
+            read(b, 5),
+            read(b, 1),
+            read(b, 4),
+        ],
+    )
+    doc.good(
+        "twice, altered, with other data: refused and nothing changes",
+        "ratchet-script",
+        root=root,
+        signed=signed,
+        steps=[
+            send(a, "0", "a1"),
+            send(a, "1", "-"),
+            read(b, 0),
+            read(b, 0),
+            read(b, 1, flip=0),
+            read(b, 1, associated_data=b"AE"),
+            read(b, 1),
+            read(b, 1),
+        ],
+    )
+    key = primitives.x25519_public(draw("ratchet a1"))
+    doc.good(
+        "too many skipped",
+        "ratchet-script",
+        root=root,
+        signed=signed,
+        steps=[
+            send(a, "0", "a1"),
+            read(b, 0),
+            read(b, 0, header=key + u32(0) + u32(2002)),
+            read(b, 0, header=key + u32(0) + u32(2001)),
+        ],
+    )
+    return doc
+
+
+def messages(alice: Person, bob: Person, pinned: Pinned) -> Document:
+    doc = Document("Envelopes, frames, and messages opened from end to end")
+    me, him = alice.wallet.wallet, bob.wallet.wallet
+    doc.good("conversation of two", "conversation", sender=me, recipient=him)
+    doc.good("the same from the other side", "conversation", sender=him, recipient=me)
+    doc.good("conversation of a thread", "conversation", sender=me, recipient="thread:42")
+    made = doc.good(
+        "associated data",
+        "associated-data",
+        sender=me,
+        device="phone",
+        recipient=him,
+        seq=7,
+        previous=draw("previous"),
+    )
+    keys = doc.good("content keys", "content-keys", key=draw("content"), digest=made["digest"])
+    doc.good(
+        "associated data of a wrapped key",
+        "key-wrap-data",
+        transcript=draw("transcript"),
+        digest=made["digest"],
+        commitment=keys["commitment"],
+    )
+    for size in (0, 1, 256, 257, 264, 265, 1000, 65_536, 65_537, 524_288):
+        doc.good(f"padded size of {size}", "padded-size", size=size)
+    padded = doc.good("pad", "pad", content=b"hello")["padded"]
+    doc.good("unpad", "unpad", padded=padded)
+    for name, broken in (
+        ("padding that is not zero", padded[:-1] + b"\1"),
+        ("padding a byte short", padded[:-1]),
+        ("length beyond the end", u32(253) + padded[4:]),
+    ):
+        doc.bad(name, "unpad", "decode", padded=broken)
+
+    sender = alice.messenger("phone", pinned.encapsulate)
+    sender.learn(bob.roster)
+    secrets = {name: prekey_set(bob, name) for name in bob.keys}
+    rosters = [bob.roster, alice.roster]
+    for certificate in sender.missing_sessions([bob.roster]):
+        own, name = bob.keys[certificate.device], certificate.device
+        public = {k: one.publish(own, certificate.id) for k, one in secrets[name].items()}
+        bundle = Bundle(
+            certificate.id, public[Kind.SIGNED], public[Kind.ONE_TIME_KEM], public[Kind.ONE_TIME]
+        )
+        sender.establish(bob.roster, bundle, 1_700_000_000_000)
+    sealed = [
+        sender.seal(him, rosters[:1], text, 1_700_000_000.5 + index)
+        for index, text in enumerate((b"hello", b"a second one", b"", b"x" * 300))
+    ]
+    receiver = {
+        "identity": doc.blob("bob identity", bob.identity.encode()),
+        "certificates": [
+            doc.blob(f"bob {name}", one.encode()) for name, one in bob.certificates.items()
+        ],
+        "revocations": [],
+        "device": "laptop",
+    }
+    origin = {
+        "identity": doc.blob("alice identity", alice.identity.encode()),
+        "certificates": [
+            doc.blob(f"alice {name}", one.encode()) for name, one in alice.certificates.items()
+        ],
+        "revocations": [],
+    }
+    inputs: dict[str, Any] = {
+        "device": bob.secrets("laptop"),
+        "receiver": receiver,
+        "sender": origin,
+        "prekeys": secrets_of(secrets["laptop"]),
+    }
+    wire = [frame.to_wire() for frame in sealed]
+    ciphertext = doc.blob("ciphertext", sealed[0].ciphertext)
+    parsed = doc.good("envelope", "envelope-decode", ciphertext=ciphertext)
+    doc.good(
+        "what opens a session is signed",
+        "initiation-body",
+        digest=made["digest"],
+        commitment=keys["commitment"],
+        wrap_section=parsed["wrap_section"],
+    )
+    size = 3 + 32 + 32 + 1
+    for name, edit, error in (
+        ("envelope, another version", edited(ciphertext, 0, 1, b"\3"), "unsupported_suite"),
+        ("envelope, another suite", edited(ciphertext, 2, 1, b"\2"), "unsupported_suite"),
+        ("envelope, a flag of 2", edited(ciphertext, size - 1, 1, b"\2"), "decode"),
+        (
+            "envelope, a session opened unsigned",
+            edited(ciphertext, size - 1, 1 + 3309, b"\0"),
+            "post_quantum_missing",
+        ),
+        ("envelope, no wraps", edited(ciphertext, size + 3309, 2, b"\0\0"), "decode"),
+        ("envelope, 401 wraps", edited(ciphertext, size + 3309, 2, b"\x01\x91"), "decode"),
+        ("envelope, kind of wrap 3", edited(ciphertext, size + 3309 + 18, 1, b"\3"), "decode"),
+        ("envelope, cut short", edited(ciphertext, -100, 100), "decode"),
+        (
+            "envelope, wraps out of order",
+            edited(ciphertext, size + 3309 + 2, 1, b"\xff"),
+            "decode",
+        ),
+    ):
+        doc.bad(name, "envelope-decode", error, ciphertext=edit)
+
+    doc.good("messages in order", "messages-open", frames=wire, **inputs)
+    doc.good(
+        "one withheld, then late, then twice",
+        "messages-open",
+        frames=[wire[0], wire[2], wire[1], wire[1], wire[3]],
+        **inputs,
+    )
+    doc.good("the first one lost", "messages-open", frames=[wire[1], wire[0]], **inputs)
+    seed = alice.keys["phone"].signing
+
+    def again(frame: Frame, **changes: Any) -> dict[str, Any]:
+        """The frame altered and signed anew, as a malicious sender could."""
+        return replace(frame, **changes).signed(seed).to_wire()
+
+    first = sealed[0]
+    inside = Envelope.decode(first.ciphertext)
+    bob_desk = bob.certificates["desk"].id[:16]
+    bob_laptop = bob.certificates["laptop"].id[:16]
+    swapped = {bob_desk: inside.wraps[bob_laptop], bob_laptop: inside.wraps[bob_desk]}
+    initiation = bytes((inside.initiation[0] ^ 1,)) + inside.initiation[1:]
+    payload = bytes((inside.payload[0] ^ 1,)) + inside.payload[1:]
+    second = Envelope.decode(sealed[1].ciphertext)
+    for name, frame in (
+        ("signature of another device", {**wire[0], "signature": wire[1]["signature"]}),
+        ("device renamed", {**wire[0], "device": "desk"}),
+        ("time changed", {**wire[0], "ts": 1.0}),
+        ("hash of another message", {**wire[0], "hash": wire[1]["hash"]}),
+        ("another number, signed", again(first, seq=2)),
+        ("another nonce, signed", again(first, nonce=bytes(12))),
+        ("moved to a thread, signed", again(first, recipient="thread:42")),
+        (
+            "previous hash changed, signed",
+            again(first, ciphertext=replace(inside, previous=draw("p")).encode()),
+        ),
+        (
+            "commitment changed, signed",
+            again(first, ciphertext=replace(inside, commitment=draw("c")).encode()),
+        ),
+        (
+            "payload changed, signed",
+            again(first, ciphertext=replace(inside, payload=payload).encode()),
+        ),
+        (
+            "wraps exchanged, signed",
+            again(first, ciphertext=replace(inside, wraps=swapped).encode()),
+        ),
+        (
+            "opening signature altered, signed",
+            again(first, ciphertext=replace(inside, initiation=initiation).encode()),
+        ),
+        (
+            "not for this device, signed",
+            again(
+                first,
+                ciphertext=replace(inside, wraps={bob_desk: inside.wraps[bob_desk]}).encode(),
+            ),
+        ),
+        (
+            "payload of another message, signed",
+            again(first, ciphertext=replace(inside, payload=second.payload).encode()),
+        ),
+    ):
+        doc.good(f"refused: {name}", "messages-open", frames=[frame, wire[0]], **inputs)
+        outcomes = doc.vectors[-1]["output"]["outcomes"]
+        assert "error" in outcomes[0], name
+        assert "content" in outcomes[1], name
+    # A sender who wraps a key that it did not commit to (threat A11): all authentic but for that.
+    doc.good(
+        "refused: the key is not the one committed to",
+        "messages-open",
+        frames=[_uncommitted(sender, rosters[:1], him, first), wire[0]],
+        **inputs,
+    )
+    assert doc.vectors[-1]["output"]["outcomes"][0] == {"error": "commitment_mismatch"}
+    doc.good(
+        "refused: prekeys are gone", "messages-open", frames=[wire[0]], **{**inputs, "prekeys": []}
+    )
+
+    cid = "bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"
+    simple = replace(first, ciphertext=draw("small", 40), signature=b"", cids=(cid,))
+    doc.good(
+        "what a frame's signature covers",
+        "signing-input",
+        sender=simple.sender,
+        device="phone",
+        recipient=him,
+        nonce=simple.nonce,
+        seq=1,
+        ts=simple.ts,
+        hash=simple.hash,
+        cids=[cid],
+    )
+    doc.good(
+        "a whole number counts as a double",
+        "signing-input",
+        sender=simple.sender,
+        device="0",
+        recipient="thread:42",
+        nonce=simple.nonce,
+        seq=2**53 - 1,
+        ts=3,
+        hash=simple.hash,
+        cids=[],
+    )
+    unsigned = {**simple.to_wire(), "signature": wire[0]["signature"]}
+    signature = doc.good("sign a frame", "frame-sign", frame=unsigned, seed=seed)["signature"]
+    signed = replace(simple, signature=signature).to_wire()
+    public = primitives.ed25519_public(seed)
+    doc.good("verify a frame", "frame-verify", frame=signed, public=public)
+    for name, change, error in (
+        ("frame, another sender", {"sender": him}, "bad_classical_signature"),
+        ("frame, another device", {"device": "desk"}, "bad_classical_signature"),
+        ("frame, another recipient", {"recipient": me}, "bad_classical_signature"),
+        ("frame, another time", {"ts": 2}, "bad_classical_signature"),
+        ("frame, without its cids", {"cids": ...}, "bad_classical_signature"),
+        ("frame, another nonce", {"nonce": "AAAAAAAAAAAAAAAA"}, "frame_hash_mismatch"),
+        ("frame, another number", {"seq": 2}, "frame_hash_mismatch"),
+        ("frame, number 0", {"seq": 0}, "decode"),
+    ):
+        changed = {k: v for k, v in {**signed, **change}.items() if v is not ...}
+        doc.bad(name, "frame-verify", error, frame=changed, public=public)
+    return doc
+
+
+def _uncommitted(sender: Messenger, rosters: list[Roster], recipient: str, model: Frame) -> Any:
+    """A message sealed by the book, but for a commitment to another key."""
+    honest = envelope.content_keys
+    try:
+        envelope.content_keys = lambda key, digest: (  # type: ignore[assignment]
+            honest(key, digest)[0],
+            honest(draw("another key"), digest)[1],
+        )
+        frame = sender.seal(recipient, rosters, b"two faces", model.ts)
+    finally:
+        envelope.content_keys = honest
+    return frame.to_wire()
+
+
+def attachment_documents() -> Document:
+    doc = Document("Attachments")
+    doc.good("cid of hello", "cid", block=b"hello")
+    key = draw("attachment")
+    small = doc.good("seal a small one", "attachment-seal", key=key, content=b"hello", repeat=1)
+    doc.good("seal nothing", "attachment-seal", key=key, content=b"", repeat=1)
+    doc.good("seal one full block", "attachment-seal", key=key, content=b"\7", repeat=262_128)
+    doc.good("seal two blocks", "attachment-seal", key=key, content=b"\7", repeat=262_129)
+    descriptor = doc.blob("descriptor", small["descriptor"])
+    _, blocks = attachments.seal(b"hello", lambda _: key)
+    doc.good("open", "attachment-open", descriptor=descriptor, blocks=blocks)
+    doc.bad("another block", "attachment-open", "decrypt", descriptor=descriptor, blocks=[b"other"])
+    doc.bad(
+        "another size",
+        "attachment-open",
+        "decrypt",
+        descriptor=edited(descriptor, 40, 1, b"\6"),
+        blocks=blocks,
+    )
+    doc.bad(
+        "two blocks for five bytes",
+        "attachment-open",
+        "decode",
+        descriptor=edited(descriptor, 42, 1, b"\2"),
+        blocks=blocks,
+    )
+    return doc
+
+
+def documents() -> dict[str, str]:
+    """Every vector file's name and text."""
+    pinned = Pinned()
+    honest = primitives.mldsa_sign
+    primitives.mldsa_sign = pinned.sign
+    try:
+        alice, bob = Person("alice", "phone", "desk"), Person("bob", "laptop", "desk")
+        made = {
+            "crypto-basics.json": basics().text,
+            "crypto-identity.json": identities(alice, bob).text,
+            "crypto-devices.json": device_documents(alice, bob).text,
+            "crypto-handshake.json": handshakes(alice, bob, pinned).text,
+            "crypto-ratchet.json": ratchets().text,
+            "crypto-messages.json": messages(alice, bob, pinned).text,
+            "crypto-attachments.json": attachment_documents().text,
+        }
+    finally:
+        primitives.mldsa_sign = honest
+    made["pinned.json"] = json.dumps(pinned.used, indent=1, sort_keys=True) + "\n"
+    return made
+
+
+if __name__ == "__main__":
+    for name, text in documents().items():
+        (HERE / name).write_text(text)

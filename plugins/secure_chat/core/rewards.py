@@ -145,6 +145,7 @@ class Totals:
 class Epoch:
     """All that an epoch's statement is made from."""
 
+    rules: Rules
     number: int
     head: Head
     """The last record that is in it; the ledger head the statement is computed from."""
@@ -157,7 +158,6 @@ class Epoch:
 class State:
     """The fold so far: the head, the running epoch, and what outlives epochs."""
 
-    rules: Rules
     head: Head
     epoch: Epoch
     conversations: dict[tuple[str, str], Conversation] = field(default_factory=dict)
@@ -169,7 +169,7 @@ class OutOfOrder(ValueError):
 
 def begin(rules: Rules = RULES) -> State:
     """The state of an empty ledger."""
-    return State(rules, EMPTY, Epoch(0, EMPTY))
+    return State(EMPTY, Epoch(rules, 0, EMPTY))
 
 
 def message_of(record: Record) -> MessageEvent | None:
@@ -209,17 +209,18 @@ def fold(
             totals.unverified += 1
         else:
             totals.counted += 1
-            _count(state, epoch, message.sender, message.recipient)
+            _count(state, message.sender, message.recipient)
     elif record.event_type == _MESSAGE:
         totals.not_well_formed += 1
-    if totals.records == state.rules.epoch_records:
-        state.epoch = Epoch(epoch.number + 1, state.head)
+    if totals.records == epoch.rules.epoch_records:
+        state.epoch = Epoch(epoch.rules, epoch.number + 1, state.head)
         return epoch
     return None
 
 
-def _count(state: State, epoch: Epoch, sender: str, recipient: str) -> None:
+def _count(state: State, sender: str, recipient: str) -> None:
     """Count one message, and pay the exchange that it completes, if it does."""
+    epoch = state.epoch
     accounts = epoch.accounts
     account = accounts.get(sender)
     if account is None:
@@ -242,14 +243,14 @@ def _count(state: State, epoch: Epoch, sender: str, recipient: str) -> None:
     account.exchanged += 1
     other.exchanged += 1
     pair.exchanges += 1
-    if pair.exchanges > state.rules.warm_up:
+    if pair.exchanges > epoch.rules.warm_up:
         low, high = (account, other) if is_low else (other, account)
         _pay(state, key, pair, low, high)
 
 
 def _pay(state: State, key: tuple[str, str], pair: Pair, low: Account, high: Account) -> None:
     """Pay one exchange to both wallets, and its part of a conversation begun to one of them."""
-    rules = state.rules
+    rules = state.epoch.rules
     if pair.low_rank == 0:
         low.counterparties += 1
         high.counterparties += 1
@@ -288,7 +289,7 @@ def features(account: Account) -> tuple[int, int, int]:
     return (account.paid * CHR, account.counterparties * CHR, account.conversations * CHR)
 
 
-def statement(rules: Rules, epoch: Epoch, signatures: str) -> bytes:
+def statement(epoch: Epoch, signatures: str) -> bytes:
     """The epoch's reward statement: canonical JSON in ASCII, sorted, without white space.
 
     The same records give the same bytes on every machine and in any batching. ``signatures`` says
@@ -296,6 +297,7 @@ def statement(rules: Rules, epoch: Epoch, signatures: str) -> bytes:
     end at 2^53 in many readers. Wallets that had no exchange are counted in the totals alone.
     ``complete`` is false while the epoch runs: then it holds for this ledger head, not for ever.
     """
+    rules = epoch.rules
     wallets: list[dict[str, object]] = []
     total = 0
     for wallet in sorted(epoch.accounts):

@@ -1,0 +1,1 @@
+"""Ledgers for tests, written from the host's recipes without the product's own code."""

@@ -19,6 +19,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 from pydantic import ValidationError
 
+from plugins.secure_chat.errors import LedgerUnavailable
 from v13.ATLAS.src.api import chat, problems
 from v13.ATLAS.src.api.auth import auth_router
 from v13.ATLAS.src.api.body_limit import BodyLimit
@@ -153,8 +154,11 @@ class _Lifecycle:
         if not self._serving:
             return ["the host is starting or stopping"]
         reasons = []
-        if (stopped := self._ledger.journal.stopped) is not None:
-            reasons.append(stopped)
+        try:
+            if (stopped := self._ledger.journal.stopped) is not None:
+                reasons.append(stopped)
+        except LedgerUnavailable as closed:
+            reasons.append(closed.detail)
         for ready in self._plugins.implementations("atlas_ready"):
             try:
                 reasons.extend(ready(host=self._host) or ())

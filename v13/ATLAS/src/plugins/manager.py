@@ -6,7 +6,7 @@ What a hook means is in ``hookspecs.py``; when hooks are called is decided in ``
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
@@ -51,9 +51,11 @@ class Plugins:
         Refuses a plugin that implements an unknown hook, asks for an unknown argument, or
         implements nothing at all.
         """
-        if self._manager.is_registered(plugin):
+        if any(plugin is loaded for _, loaded in self._manager.list_name_plugin()):
             return
         name = name or self._manager.get_canonical_name(plugin)
+        if not isinstance(plugin, Hashable):
+            raise ConfigurationError(f"plugin {name} must be hashable; plugins are kept in sets")
         try:
             registered = self._manager.register(plugin, name)
         except pluggy.PluginValidationError as error:

@@ -313,6 +313,14 @@ def test_twenty_messages_each_way_earn_what_the_worked_example_says() -> None:
     """docs/rewards.md, "A worked example"."""
     earned = rewards(chat("alice", "bob", 20))
     assert earned == {"alice": 2_100_000_000_000_000_000, "bob": 1_800_000_000_000_000_000}
+    spam = [Sent("spam", "bob")] * 1_000
+    earned = rewards([*chat("alice", "bob", 20), *spam, *chat("carol", "bob", 12)])
+    assert earned == {
+        "alice": 2_100_000_000_000_000_000,
+        "bob": 2_300_000_000_000_000_000,
+        "carol": 1_300_000_000_000_000_000,
+        "spam": 0,
+    }
 
 
 def test_a_conversation_is_begun_once_for_ever() -> None:

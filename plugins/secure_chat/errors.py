@@ -18,7 +18,8 @@
     ├── LedgerError                 the ledger file cannot be used as it is
     │   ├── LedgerBroken            a record does not verify (line, reason)
     │   ├── LedgerLocked            another process writes it
-    │   └── LedgerUnusable          not a ledger, not readable, or not writable
+    │   ├── LedgerUnusable          not a ledger, not readable, or not writable
+    │   └── HistoryRewritten        the ledger is not what a checkpoint was signed for (size)
     ├── ConfigurationError          a setting is missing, unsafe or contradictory
     └── ClientError                 raised to users of the Python client
 
@@ -203,6 +204,14 @@ class LedgerLocked(LedgerError):
 
 class LedgerUnusable(LedgerError):
     """Not a ledger, not readable, or not writable."""
+
+
+class HistoryRewritten(LedgerError):
+    """The ledger does not bear out the checkpoint of ``size`` records that was signed for it."""
+
+    def __init__(self, size: int, reason: str) -> None:
+        super().__init__(f"signed checkpoint of {size} records: {reason}")
+        self.size = size
 
 
 class ConfigurationError(SecureChatError):

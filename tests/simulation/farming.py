@@ -87,7 +87,7 @@ def simulate(scenario: Scenario) -> Outcome:
             metadata={},
             signature="signed" if sent.signed else "",
             timestamp="",
-            event_hash="",
+            event_hash=GENESIS_PREV_HASH,
             prev_hash=GENESIS_PREV_HASH,
         )
         message = None

@@ -156,7 +156,10 @@ class Epoch:
 
 @dataclass(slots=True)
 class State:
-    """The fold so far: the head, the running epoch, and what outlives epochs."""
+    """The fold so far: the head, the running epoch, and what outlives epochs.
+
+    Between two epochs no more than that is known: there ``snapshot`` and ``restore`` carry it over.
+    """
 
     head: Head
     epoch: Epoch
@@ -164,7 +167,7 @@ class State:
 
 
 class OutOfOrder(ValueError):
-    """A record that is not the next one was folded: the caller's mistake."""
+    """A record that is not the next one of its chain was folded."""
 
 
 def begin(rules: Rules = RULES) -> State:
@@ -190,11 +193,13 @@ def fold(
     ``message`` is ``message_of(record)``, passed in so that it is parsed once. ``verified`` says
     whether the record's signature was checked and is right; a record without a signature never
     counts, whatever it says. Returns the epoch when this record was its last one: it is closed, and
-    the state has no more to do with it. Raises OutOfOrder, and then nothing has changed.
+    the state has no more to do with it. Raises OutOfOrder for a record that does not follow the
+    head, by position and by hash, and then nothing has changed.
     """
     position = record.position
-    if position != state.head.position + 1:
-        raise OutOfOrder(f"position {position} does not follow {state.head.position}")
+    head = state.head
+    if position != head.position + 1 or record.prev_hash != head.event_hash:
+        raise OutOfOrder(f"the record at {position} does not follow that at {head.position}")
     state.head = Head(position, record.event_hash)
     epoch = state.epoch
     epoch.head = state.head
@@ -216,6 +221,47 @@ def fold(
         state.epoch = Epoch(epoch.rules, epoch.number + 1, state.head)
         return epoch
     return None
+
+
+def snapshot(state: State) -> bytes:
+    """The state between two epochs, as canonical JSON. Raises ValueError within an epoch."""
+    if state.epoch.totals.records:
+        raise ValueError("a state is carried over between epochs only")
+    return _canonical(
+        {
+            "rules": rules_hash(state.epoch.rules),
+            "epoch": state.epoch.number,
+            "position": state.head.position,
+            "event_hash": state.head.event_hash,
+            "conversations": [
+                [
+                    *pair,
+                    state.conversations[pair].starter == pair[0],
+                    state.conversations[pair].parts,
+                ]
+                for pair in sorted(state.conversations)
+            ],
+        }
+    )
+
+
+def restore(data: bytes, rules: Rules = RULES) -> State:
+    """The state that ``snapshot`` wrote under the same rules. Raises ValueError.
+
+    It is as good as its source: the next record must follow its head, or ``fold`` refuses it.
+    """
+    try:
+        stored = json.loads(data)
+        if stored["rules"] != rules_hash(rules):
+            raise ValueError("the snapshot was made under other rules")
+        head = Head(stored["position"], stored["event_hash"])
+        state = State(head, Epoch(rules, stored["epoch"], head))
+        for low, high, low_started, parts in sorted(stored["conversations"]):
+            starter = low if low_started else high
+            state.conversations[(low, high)] = Conversation(starter, parts)
+    except (KeyError, TypeError) as error:
+        raise ValueError("not a snapshot") from error
+    return state
 
 
 def _count(state: State, sender: str, recipient: str) -> None:

@@ -34,9 +34,11 @@ from plugins.secure_chat.core.rewards import (
     features,
     fold,
     message_of,
+    restore,
     reward,
     rules_hash,
     rules_text,
+    snapshot,
     statement,
     statement_hash,
 )
@@ -71,7 +73,9 @@ class Sent(NamedTuple):
 OTHER = Sent("", "")
 
 
-def record_at(position: int, sent: Sent) -> tuple[Record, MessageEvent | None]:
+def record_at(
+    position: int, sent: Sent, prev_hash: str = GENESIS_PREV_HASH
+) -> tuple[Record, MessageEvent | None]:
     digest = hashlib.sha256(f"{position} {sent}".encode()).hexdigest()
     record = Record(
         position=position,
@@ -83,7 +87,7 @@ def record_at(position: int, sent: Sent) -> tuple[Record, MessageEvent | None]:
         signature=SIGNATURE if sent.signed and sent.sender else "",
         timestamp="1970-01-01T00:00:00Z",
         event_hash=digest,
-        prev_hash=GENESIS_PREV_HASH,
+        prev_hash=prev_hash,
     )
     if not sent.sender:
         return record, None
@@ -103,7 +107,7 @@ def run(stream: Iterable[Sent], rules: Rules = RULES) -> tuple[State, list[Epoch
     state = begin(rules)
     closed = []
     for position, sent in enumerate(stream, start=1):
-        record, message = record_at(position, sent)
+        record, message = record_at(position, sent, state.head.event_hash)
         epoch = fold(state, record, message, sent.verified)
         if epoch is not None:
             closed.append(epoch)
@@ -233,7 +237,7 @@ def test_the_fold_is_what_the_rules_in_words_say_at_every_position(stream: list[
     state = begin(SMALL)
     closed: list[Epoch] = []
     for position, sent in enumerate(stream, start=1):
-        record, message = record_at(position, sent)
+        record, message = record_at(position, sent, state.head.event_hash)
         epoch = fold(state, record, message, sent.verified)
         if epoch is not None:
             closed.append(epoch)
@@ -250,7 +254,7 @@ def test_a_live_fold_and_a_recomputation_make_the_same_statement_at_every_positi
 ) -> None:
     live = begin(SMALL)
     for position, sent in enumerate(stream, start=1):
-        record, message = record_at(position, sent)
+        record, message = record_at(position, sent, live.head.event_hash)
         fold(live, record, message, sent.verified)
         again, _ = run(stream[:position], SMALL)
         assert statement(live.epoch, "checked") == statement(again.epoch, "checked")
@@ -418,10 +422,43 @@ def test_epochs_end_by_position_alone() -> None:
 def test_a_record_out_of_order_is_refused_and_changes_nothing() -> None:
     state, _ = run(chat("a", "b", 3))
     before = statement(state.epoch, "checked")
-    for position in (6, 8, 1):
+    for position, prev_hash in (
+        (6, state.head.event_hash),
+        (8, state.head.event_hash),
+        (1, GENESIS_PREV_HASH),
+        (7, GENESIS_PREV_HASH),
+    ):
         with pytest.raises(OutOfOrder):
-            fold(state, *record_at(position, Sent("a", "b")), True)
+            fold(state, *record_at(position, Sent("a", "b"), prev_hash), True)
     assert statement(state.epoch, "checked") == before
+
+
+@settings(max_examples=50)
+@given(streams)
+def test_a_state_carried_over_between_epochs_goes_on_as_if_nothing_had_been(
+    stream: list[Sent],
+) -> None:
+    cut = len(stream) - len(stream) % SMALL.epoch_records
+    first, _ = run(stream[:cut], SMALL)
+    state = restore(snapshot(first), SMALL)
+    assert state == first
+    for position, sent in enumerate(stream[cut:], start=cut + 1):
+        record, message = record_at(position, sent, state.head.event_hash)
+        fold(state, record, message, sent.verified)
+    whole, _ = run(stream, SMALL)
+    assert state == whole
+
+
+def test_a_snapshot_is_of_its_rules_and_of_no_running_epoch() -> None:
+    state, _ = run([OTHER] * SMALL.epoch_records, SMALL)
+    with pytest.raises(ValueError, match="other rules"):
+        restore(snapshot(state), RULES)
+    running, _ = run([OTHER], SMALL)
+    with pytest.raises(ValueError, match="between epochs"):
+        snapshot(running)
+    for damaged in (b"", b"[]", b"{}", snapshot(state).replace(b"position", b"place")):
+        with pytest.raises(ValueError):
+            restore(damaged, SMALL)
 
 
 def test_only_our_well_formed_message_is_a_message() -> None:

@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 from plugins.secure_chat.core.budget import Budget
 from plugins.secure_chat.core.envelope import Envelope
 from plugins.secure_chat.core.frames import Ack, ReceiptNotice, ack, delivered, encode_frame
-from plugins.secure_chat.core.message_metadata import message_draft
+from plugins.secure_chat.core.message_event import from_envelope
 from plugins.secure_chat.core.records import Receipt
 from plugins.secure_chat.core.sequence import Duplicate, Logged, Stream, decide
 from plugins.secure_chat.errors import (
@@ -287,7 +287,11 @@ class ChatService:
         started = self._monotonic()
         try:
             receipts = await self.ledger.commit(
-                [message_draft(item.envelope) for item, _ in group.fresh], alongside
+                [
+                    from_envelope(item.envelope).draft(item.envelope.signature)
+                    for item, _ in group.fresh
+                ],
+                alongside,
             )
         except LedgerUnavailable as error:
             await self._forget_uncommitted()

@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from plugins.secure_chat.core.chain import follow
 from plugins.secure_chat.core.dialects import V1, Dialect, Line, NotARecord, encode, parse
 from plugins.secure_chat.core.records import EMPTY, EventDraft, Head, Receipt, Record
 from plugins.secure_chat.errors import LedgerBroken, LedgerUnavailable, OutcomeUnknown
@@ -123,7 +124,9 @@ class Journal:
         self._closing = False
         self._stopped: str | None = None
         self._observers: list[Callable[[int, int], None]] = []
-        self._writer = threading.Thread(target=self._write_groups, name="ledger-writer")
+        self._writer = threading.Thread(
+            target=self._write_groups, name="ledger-writer", daemon=True
+        )
         self._writer.start()
 
     @property
@@ -152,6 +155,7 @@ class Journal:
     def stage(self, drafts: Sequence[EventDraft]) -> Staged:
         """Put ``drafts`` on the chain, in order and side by side. Raises LedgerUnavailable."""
         durable: Future[None] = Future()
+        durable.set_running_or_notify_cancel()  # who stops waiting does not take the event back
         receipts: list[Receipt] = []
         lines: list[bytes] = []
         with self._wake:
@@ -348,14 +352,7 @@ def _cut_torn_tail(file: AppendFile, head: Head, offset: int, torn: bytes) -> No
 def _verify(text: bytes, head: Head) -> Line:
     """Parse the line that should follow ``head``. Raises LedgerBroken naming it."""
     position = head.position + 1
-    try:
-        line = parse(text, position)
-    except NotARecord as error:
-        raise LedgerBroken(position, str(error)) from None
-    if line.record.prev_hash != head.event_hash:
-        raise LedgerBroken(position, "it does not follow the record before it")
-    if not line.hash_is_right:
-        raise LedgerBroken(position, "its hash is not that of its contents")
-    if not line.is_canonical:
-        raise LedgerBroken(position, "its bytes are not those that its dialect writes")
+    line = follow(text, position, head.event_hash)
+    if not isinstance(line, Line):
+        raise LedgerBroken(position, line.reason)
     return line

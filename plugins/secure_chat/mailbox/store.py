@@ -100,9 +100,14 @@ class Mailbox:
         """Index ``batch``, read from the ledger up to ``checkpoint``; frames that match it stay."""
         known = {} if from_start else dict(self._stream_ids)
         with self._engine.begin() as connection:
+            start = 0
             if from_start:
                 connection.execute(delete(streams))
+            elif (row := connection.execute(select(ledger_state)).first()) is not None:
+                start = row.position
             kept = _frames_at(connection, batch)
+            span = messages.c.position.between(start + 1, checkpoint.head.position)
+            connection.execute(delete(messages).where(span))
             found = [
                 Stored(m.stream, m.seq, m.hash, m.receipt, kept.get(m.receipt.event_hash))
                 for m in batch

@@ -1,0 +1,154 @@
+"""Opening and closing the chat: the ledger, the index rebuilt from it, then the service."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from plugins.secure_chat.core.message_event import claims_to_be_secure, from_record
+from plugins.secure_chat.core.records import Head, Receipt, Record
+from plugins.secure_chat.errors import Close
+from plugins.secure_chat.ledger.host import adopt
+from plugins.secure_chat.ledger.journal import START, Checkpoint, Journal
+from plugins.secure_chat.ledger.port import JournalLedger, Ledger
+from plugins.secure_chat.mailbox.store import Mailbox, Stored
+from plugins.secure_chat.metrics import Metrics
+from plugins.secure_chat.service import ChatService
+from plugins.secure_chat.settings import Settings
+from plugins.secure_chat.transport.socket import Chat
+from plugins.secure_chat.transport.tokens import check_secret, host_verifier, jwt_verifier
+
+log: Final = logging.getLogger(__name__)
+
+INDEX_BATCH: Final = 5_000
+_RETENTION_SECONDS: Final = 3600.0
+
+
+class Index:
+    """Feeds ledger records to the mailbox's index while the ledger is being opened."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._mailbox = mailbox
+        self.start = mailbox.checkpoint()
+        self._end = START
+        self._batch: list[Stored] = []
+        self._pending = 0
+        self._first = True
+
+    def replay(self, record: Record, offset: int) -> None:
+        """Take the next record; ``offset`` is where it ends. Position 1 means: all anew."""
+        if self._first and record.position == 1:
+            self.start = START
+        self._end = Checkpoint(Head(record.position, record.event_hash), offset)
+        self._pending += 1
+        if record.event_type == "MESSAGE" and claims_to_be_secure(record.metadata):
+            event = from_record(record)
+            receipt = Receipt(record.position, record.event_id, record.event_hash, record.timestamp)
+            self._batch.append(Stored(event.stream, event.seq, event.hash, receipt, None))
+        if self._pending >= INDEX_BATCH:
+            self._flush()
+
+    def finish(self, head: Head) -> None:
+        """Index the rest, and forget what the ledger turned out not to have."""
+        if self._pending:
+            self._flush()
+        self._mailbox.drop_after(head.position)
+
+    def _flush(self) -> None:
+        from_start = self._first and self.start == START
+        self._mailbox.rebuild(self._batch, self._end, from_start=from_start)
+        self._first, self._pending, self._batch = False, 0, []
+
+
+class Runtime:
+    """The chat while it is open. One for each host."""
+
+    def __init__(self, host: Any, settings: Settings) -> None:
+        self._host = host
+        self.settings = settings
+        self.metrics = Metrics()
+        self.chat: Chat | None = None
+        self._ledger: Ledger | None = None
+        self._mailbox: Mailbox | None = None
+        self._retention: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Open everything or nothing. Raises LedgerError or ConfigurationError, one line each."""
+        settings, hook = self.settings, self._host.hook
+        fallback = None
+        if settings.jwt_secret:
+            check_secret(settings.jwt_secret, insecure_dev=settings.insecure_dev)
+            fallback = jwt_verifier(settings.jwt_secret)
+        path = self._host.data_dir / "mailbox.sqlite"
+        self._mailbox = await asyncio.to_thread(Mailbox.at, path)
+        try:
+            self._ledger = await asyncio.to_thread(self._open_ledger, hook.atlas_ledger())
+        except BaseException:
+            self._mailbox.close()
+            raise
+        service = ChatService(
+            self._ledger,
+            self._mailbox,
+            self.metrics,
+            rate=settings.rate_per_second,
+            burst=settings.burst,
+            monotonic=time.monotonic,
+        )
+        service.start()
+        self.metrics.head.set_function(lambda: service.ledger.checkpoint.head.position)
+        self.chat = Chat(service, settings, host_verifier(hook, fallback))
+        if settings.retention_days is not None:
+            self._retention = asyncio.create_task(self._expire(settings.retention_days))
+
+    def _open_ledger(self, ledger: Any) -> Ledger:
+        assert self._mailbox is not None  # noqa: S101 (opened just before)
+        index = Index(self._mailbox)
+        opened: Ledger
+        if ledger is None:
+            path = self._host.ledger_path
+            journal = Journal.open(path, verified=index.start, replay=index.replay)
+            opened = JournalLedger(journal, owned=True)
+        elif hasattr(ledger, "journal") and hasattr(ledger, "open"):
+            journal = ledger.open(verified=index.start, replay=index.replay)
+            opened = JournalLedger(journal, owned=False)
+        else:
+            opened = adopt(ledger, index.start, index.replay)
+        index.finish(opened.checkpoint.head)
+        log.info("ledger.open position=%d", opened.checkpoint.head.position)
+        return opened
+
+    async def close(self) -> None:
+        """Refuse new work, commit what is in flight, close sockets with 1012."""
+        if self._retention is not None:
+            self._retention.cancel()
+        if self.chat is not None:
+            service = self.chat.service
+            await service.stop()
+            for outbox in service.hub.all():
+                outbox.close(Close.RESTART)
+            self.chat = None
+        if self._ledger is not None:
+            await asyncio.to_thread(self._ledger.close)
+        if self._mailbox is not None:
+            self._mailbox.close()
+
+    def opened(self) -> Chat:
+        """The open chat; routes are only served between start and stop."""
+        if self.chat is None:
+            raise RuntimeError("the chat is not open")
+        return self.chat
+
+    def why_not_ready(self) -> list[str]:
+        if self.chat is None:
+            return ["the chat is starting or stopping"]
+        return self.chat.service.why_not_ready()
+
+    async def _expire(self, days: float) -> None:
+        while True:
+            dropped = await self.opened().service.expire(datetime.now(UTC) - timedelta(days=days))
+            if dropped:
+                log.info("mailbox.expired messages=%d", dropped)
+            await asyncio.sleep(_RETENTION_SECONDS)

@@ -75,7 +75,8 @@ def create_app(
     app.add_middleware(BodyLimit, largest=settings.largest_body)
     problems.install(app)
     app.include_router(health_router(lifecycle.reasons_not_ready))
-    app.include_router(auth_router(Challenges(now=now, random_hex=random_hex), tokens, ledger))
+    challenges = Challenges(now=now, random_hex=random_hex, largest=settings.open_challenges)
+    app.include_router(auth_router(challenges, tokens, ledger))
     chat.mount(app, loaded, host)
     app.state.host = host
     app.state.plugins = loaded

@@ -48,6 +48,9 @@ class HostSettings(BaseSettings):
     token_ttl: Annotated[int, Field(gt=0)] = 24 * 3600
     """Seconds from login to a token's expiry."""
 
+    open_challenges: Annotated[int, Field(gt=0)] = 65_536
+    """Logins open at one time, about 20 MiB of them; beyond it new ones are refused."""
+
     largest_body: Annotated[int, Field(gt=0)] = 4 << 20
     """Bytes of a request's body; a message of 1 MiB in base64 needs about 1.5."""
 

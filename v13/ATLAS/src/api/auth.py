@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from plugins.secure_chat.errors import LedgerUnavailable
 from v13.ATLAS.src.api.challenges import ChallengeRefused, Challenges, TooManyChallenges
 from v13.ATLAS.src.api.eip191 import BadWalletSignature, recover
+from v13.ATLAS.src.api.json_body import JSONBodyRoute
 from v13.ATLAS.src.api.problems import Problem
 from v13.ATLAS.src.api.tokens import TokenAuthority
 
@@ -61,7 +62,7 @@ class LoginLedger(Protocol):
 
 def auth_router(challenges: Challenges, tokens: TokenAuthority, ledger: LoginLedger) -> APIRouter:
     """The routes of ``/v1/auth``."""
-    router = APIRouter(prefix="/v1/auth", tags=["auth"])
+    router = APIRouter(prefix="/v1/auth", tags=["auth"], route_class=JSONBodyRoute)
 
     @router.post("/challenge", summary="Ask for a text to sign")
     def challenge(request: ChallengeRequest, response: Response) -> ChallengeAnswer:

@@ -9,9 +9,6 @@ from typing import Final, NamedTuple
 PREFIX: Final = "Sign this message to login to ATLAS: "
 RANDOM_BYTES: Final = 16
 LIFETIME: Final = 300  # seconds
-# About 20 MiB when full. A full store refuses new challenges: throwing old ones out instead would
-# let a flood of requests log others out of their login.
-LARGEST_STORE: Final = 65_536
 
 
 class Challenge(NamedTuple):
@@ -39,16 +36,20 @@ class _Open(NamedTuple):
 
 
 class Challenges:
-    """The open challenges of one host. Thread-safe."""
+    """The open challenges of one host. Thread-safe.
+
+    A full store refuses new challenges: throwing old ones out instead would let a flood of requests
+    break the logins of others.
+    """
 
     def __init__(
         self,
         *,
         now: Callable[[], float],
         random_hex: Callable[[int], str],
-        largest: int = LARGEST_STORE,
+        largest: int,
     ) -> None:
-        """``random_hex(n)``: 2n hex digits from the system's randomness."""
+        """``random_hex(n)``: 2n hex digits, unpredictable. ``largest``: how many it holds."""
         self._now = now
         self._random_hex = random_hex
         self._largest = largest

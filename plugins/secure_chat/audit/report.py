@@ -14,7 +14,7 @@ from plugins.secure_chat.core.records import Head
 class Report:
     """What an audit found. With a finding, every count is of the sound records before it."""
 
-    size: int  # bytes that were looked at
+    size: int  # bytes of the sound records: where the head ends in the file
     records: int
     dialects: Mapping[str, int]  # records by family, in the order of the families
     events: Mapping[str, int]  # records by event type, sorted
@@ -71,11 +71,11 @@ class Report:
         }
 
 
-def report(chain: Chain, size: int, torn_bytes: int) -> Report:
-    """The report on ``chain``, which starts at the genesis, after ``size`` bytes."""
+def report(chain: Chain, torn_bytes: int = 0) -> Report:
+    """The report on ``chain``, which starts at the genesis."""
     tally = chain.tally
     return Report(
-        size=size,
+        size=chain.size,
         records=chain.position,
         dialects=_sorted(tally.dialects),
         events=_sorted(tally.events),

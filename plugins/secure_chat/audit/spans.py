@@ -15,7 +15,7 @@ from typing import Final
 from plugins.secure_chat.core.chain import MAX_LINE
 from plugins.secure_chat.errors import LedgerUnusable
 
-_SHRANK: Final = "the ledger was cut or changed while it was read; audit it again"
+SHRANK: Final = "the ledger was cut or changed while it was read; audit it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class LedgerFile:
         """The lines of ``span`` without their newlines."""
         lines = self.read(span.start, span.end).split(b"\n")
         if len(lines) != span.lines + 1 or lines.pop():
-            raise LedgerUnusable(_SHRANK)
+            raise LedgerUnusable(SHRANK)
         return lines
 
     def spans(self, size: int, chunk_size: int, until: int | None) -> Iterator[Span]:
@@ -81,9 +81,10 @@ class LedgerFile:
         """
         start = offset = position = 0
         while offset < size and (until is None or position < until):
-            block = self.read(offset, min(offset + chunk_size, size))
-            if not block:
-                raise LedgerUnusable(_SHRANK)
+            stop = min(offset + chunk_size, size)
+            block = self.read(offset, stop)
+            if offset + len(block) < stop:
+                raise LedgerUnusable(SHRANK)
             lines = block.count(b"\n")
             if lines:
                 end = offset + block.rfind(b"\n") + 1

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from plugins.secure_chat.audit.report import Report, report
-from plugins.secure_chat.audit.spans import LedgerFile, Span
+from plugins.secure_chat.audit.spans import SHRANK, LedgerFile, Span
 from plugins.secure_chat.core.chain import MAX_LINE, Chain, Defect, SignatureCheck, torn
 from plugins.secure_chat.core.records import EMPTY, Head
 from plugins.secure_chat.errors import LedgerUnusable
@@ -77,23 +77,21 @@ def audit_ledger(
         size = file.size()
         job = _Job(path, file.identity, expected_head, check_signature)
         chain = Chain()
-        end = 0
         for span, piece in _verified(job, file, size, until, workers, chunk_size):
             if piece is None or not chain.join(piece):
                 chain.extend(
                     file.lines(span), expected=expected_head, check_signature=check_signature
                 )
-            end = span.end
             if progress is not None:
-                progress(end, size)
+                progress(span.end, size)
             if chain.finding is not None:
                 break
         torn_bytes = 0
-        if chain.finding is None and end < size and (until is None or chain.position < until):
-            end, torn_bytes = _take_tail(job, file, chain, end)
+        if chain.finding is None and chain.size < size and chain.position != until:
+            torn_bytes = _take_tail(job, file, chain, size)
         chain.finish(expected_head)
         _refuse_what_is_no_ledger(file, chain)
-    return report(chain, end, torn_bytes)
+    return report(chain, torn_bytes)
 
 
 def _verified(
@@ -138,23 +136,20 @@ def _verify_span(job: _Job, span: Span) -> Chain:
     return chain
 
 
-def _take_tail(job: _Job, file: LedgerFile, chain: Chain, start: int) -> tuple[int, int]:
-    """Judge the bytes after the last newline. Returns where the audit ended, and the torn bytes.
+def _take_tail(job: _Job, file: LedgerFile, chain: Chain, size: int) -> int:
+    """Judge what is left behind the whole lines. Returns the number of torn bytes.
 
     A writer may have finished the line since the audit began: it is read as it is now.
     """
-    tail = file.read(start, start + MAX_LINE + 1)
+    tail = file.read(chain.size, chain.size + MAX_LINE + 1)
     line, newline, _ = tail.partition(b"\n")
-    if newline:  # finished since, or too long to be in a span
+    if newline or len(tail) > MAX_LINE:  # finished since, or too long for any record
         chain.extend([line], expected=job.expected, check_signature=job.check_signature)
-        return start + len(line) + 1, 0
-    if len(tail) > MAX_LINE:
-        chain.extend([tail])
-        return start, 0
-    if not tail:  # cut off meanwhile, as a server does with a torn line when it starts
-        return start, 0
+        return 0
+    if chain.size + len(tail) < size:  # as when a server starts and cuts a torn line off
+        raise LedgerUnusable(SHRANK)
     chain.finding = torn(tail, chain.position + 1, chain.head.event_hash)
-    return start + len(tail), len(tail)
+    return len(tail)
 
 
 def _refuse_what_is_no_ledger(file: LedgerFile, chain: Chain) -> None:

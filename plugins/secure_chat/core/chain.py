@@ -102,6 +102,7 @@ class Chain:
         "first_seqs",
         "last_seqs",
         "position",
+        "size",
         "start",
         "tally",
     )
@@ -109,6 +110,7 @@ class Chain:
     def __init__(self, after: Head = EMPTY) -> None:
         self.start = after.position
         self.position = after.position
+        self.size = 0  # bytes of the lines taken, with their newlines
         self.event_hash: str | None = after.event_hash
         self.first_prev_hash: str | None = None
         self.first_seqs: dict[str, int] | None = None
@@ -182,6 +184,7 @@ class Chain:
             if position == self.start + 1:
                 self.first_prev_hash = record.prev_hash
             self.position = position
+            self.size += len(text) + 1
             self.event_hash = record.event_hash
         return self.finding
 
@@ -205,6 +208,7 @@ class Chain:
         last_seqs.update(piece.last_seqs)
         self._add(piece.tally)
         self.position = piece.position
+        self.size += piece.size
         self.event_hash = piece.event_hash
         return True
 

@@ -266,7 +266,7 @@ def _ledger(messages: list[tuple[tuple[int, int, str], int, bool]], *, rising: b
 
 
 def _state(chain: Chain) -> object:
-    return (chain.head, chain.last_seqs, asdict(chain.tally), chain.finding)
+    return (chain.head, chain.size, chain.last_seqs, asdict(chain.tally), chain.finding)
 
 
 @settings(deadline=None, max_examples=200)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any, Final
-from weakref import WeakKeyDictionary
 
 import pluggy
 from fastapi import APIRouter, Response, WebSocket
@@ -14,16 +13,17 @@ from plugins.secure_chat.transport.rest import rest_router
 from plugins.secure_chat.transport.socket import serve_socket
 
 hookimpl = pluggy.HookimplMarker("atlas")
-# One module may serve several hosts in a process (tests do); each has its own hook relay.
-_runtimes: Final[WeakKeyDictionary[Any, Runtime]] = WeakKeyDictionary()
+# One module may serve several hosts in a process (tests do), told apart by their hook relay. An
+# entry keeps its host, so its id is not used again.
+_runtimes: Final[dict[int, Runtime]] = {}
 
 
 def _runtime(host: Any) -> Runtime:
-    runtime = _runtimes.get(host.hook)
+    runtime = _runtimes.get(id(host.hook))
     if runtime is None:
         given = host.settings.get("secure_chat")
         settings = given if isinstance(given, Settings) else Settings()
-        runtime = _runtimes[host.hook] = Runtime(host, settings)
+        runtime = _runtimes[id(host.hook)] = Runtime(host, settings)
     return runtime
 
 

@@ -111,7 +111,7 @@ class Runtime:
             path = self._host.ledger_path
             journal = Journal.open(path, verified=index.start, replay=index.replay)
             opened = JournalLedger(journal, owned=True)
-        elif hasattr(ledger, "journal") and hasattr(ledger, "open"):
+        elif callable(getattr(ledger, "open", None)):
             journal = ledger.open(verified=index.start, replay=index.replay)
             opened = JournalLedger(journal, owned=False)
         else:

@@ -1,0 +1,28 @@
+"""The command line: one module a command, wired together here."""
+
+from __future__ import annotations
+
+import typer
+
+from plugins.secure_chat import __version__
+from plugins.secure_chat.cli.audit import audit
+from plugins.secure_chat.cli.serve import serve
+
+app = typer.Typer(
+    help="End-to-end encrypted chat on a durable ledger.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+app.command("serve")(serve)
+app.command("audit")(audit)
+
+
+@app.command("version")
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    app()

@@ -1,0 +1,79 @@
+"""``secure-chat serve``: the stand-in host with the plugin. Arguments, logging and the exit code.
+
+The host is loaded by name, as any adopter's process would load it; nothing here imports it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+import uvicorn
+
+from plugins.secure_chat.errors import SecureChatError
+from plugins.secure_chat.logs import configure
+
+HOST_APP: Final = "v13.ATLAS.src.main"
+PLUGIN: Final = "plugins.secure_chat.plugin"
+# A message of 1 MiB in base64 and its other fields; what is larger is closed with 1009.
+LARGEST_FRAME: Final = (1 << 20) * 4 // 3 + 65_536
+DRAIN_SECONDS: Final = 10
+
+
+class _Announcing(uvicorn.Server):
+    """Says where it listens, in one line on stdout, when it does."""
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            address = self.servers[0].sockets[0].getsockname()
+            typer.echo(f"listening on http://{address[0]}:{address[1]}")
+            sys.stdout.flush()
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    data_dir: Annotated[Path, typer.Option(help="Everything that is kept is here.")] = Path("data"),
+    ledger: Annotated[
+        Path | None, typer.Option(help="The ledger, if not DIR/genesis_ledger.jsonl.")
+    ] = None,
+    insecure_dev: Annotated[
+        bool, typer.Option("--insecure-dev", help="Accept a weak JWT_SECRET. Never in production.")
+    ] = False,
+    json_logs: Annotated[bool, typer.Option("--json-logs", help="One JSON object a line.")] = False,
+) -> None:
+    """Serve an ATLAS API with chat. SIGTERM drains and exits 0."""
+    configure(as_json=json_logs)
+    os.environ["ATLAS_DATA_DIR"] = str(data_dir)
+    if ledger is not None:
+        os.environ["GENESIS_LEDGER_PATH"] = str(ledger)
+    if insecure_dev:
+        os.environ["ATLAS_INSECURE_DEV"] = os.environ["SECURE_CHAT_INSECURE_DEV"] = "true"
+    try:
+        app = importlib.import_module(HOST_APP).create_app(plugins=[PLUGIN])
+    except (SecureChatError, ValueError, OSError) as error:
+        typer.echo(f"secure-chat: {error}", err=True)
+        raise typer.Exit(2) from None
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        ws="websockets-sansio",
+        ws_max_size=LARGEST_FRAME,
+        ws_per_message_deflate=False,  # ciphertext in base64 gains nothing; it costs 3x
+        access_log=False,  # ?token= would stand in it
+        log_config=None,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+    )
+    server = _Announcing(config)
+    try:
+        server.run()
+    except SystemExit as stop:
+        raise typer.Exit(int(stop.code or 0)) from None
+    if not server.started:
+        raise typer.Exit(1)

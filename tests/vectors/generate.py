@@ -139,13 +139,12 @@ class Person:
 
     def secrets(self, device: str) -> dict[str, Any]:
         keys = self.keys[device]
-        return vector_form(
-            {
-                "signing": keys.signing,
-                "agreement": keys.agreement,
-                "post_quantum": keys.post_quantum,
-            }
-        )
+        secrets = {
+            "signing": keys.signing,
+            "agreement": keys.agreement,
+            "post_quantum": keys.post_quantum,
+        }
+        return {name: vector_form(secret) for name, secret in secrets.items()}
 
 
 class Document:
@@ -877,8 +876,8 @@ def messages(alice: Person, bob: Person, pinned: Pinned) -> Document:
     unsigned = {**simple.to_wire(), "signature": wire[0]["signature"]}
     signature = doc.good("sign a frame", "frame-sign", frame=unsigned, seed=seed)["signature"]
     signed = replace(simple, signature=signature).to_wire()
-    public = primitives.ed25519_public(seed)
-    doc.good("verify a frame", "frame-verify", frame=signed, public=public)
+    verifying = primitives.ed25519_public(seed)
+    doc.good("verify a frame", "frame-verify", frame=signed, public=verifying)
     for name, change, error in (
         ("frame, another sender", {"sender": him}, "bad_classical_signature"),
         ("frame, another device", {"device": "desk"}, "bad_classical_signature"),
@@ -890,7 +889,7 @@ def messages(alice: Person, bob: Person, pinned: Pinned) -> Document:
         ("frame, number 0", {"seq": 0}, "decode"),
     ):
         changed = {k: v for k, v in {**signed, **change}.items() if v is not ...}
-        doc.bad(name, "frame-verify", error, frame=changed, public=public)
+        doc.bad(name, "frame-verify", error, frame=changed, public=verifying)
     return doc
 
 

@@ -8,6 +8,7 @@ where an edit replaces ``cut`` bytes at ``at`` by ``put``; edits apply in order.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from plugins.secure_chat.crypto import (
@@ -218,6 +219,10 @@ def handshake_respond(
     }
 
 
+def _drawn(key: bytes, _: int) -> bytes:
+    return key
+
+
 def ratchet_script(root: bytes, signed: bytes, steps: list[dict[str, Any]]) -> Outcome:
     """Two sides; ``private`` is the key that a sending side draws when it makes a new one."""
     sides = {
@@ -229,10 +234,8 @@ def ratchet_script(root: bytes, signed: bytes, steps: list[dict[str, Any]]) -> O
     for step in steps:
         state = sides[step["side"]]
         if step["do"] == "encrypt":
-            private: bytes = step["private"]
-            header, sealed, state = state.encrypt(
-                step["plaintext"], step["associated_data"], lambda _, key=private: key
-            )
+            draw = partial(_drawn, step["private"])
+            header, sealed, state = state.encrypt(step["plaintext"], step["associated_data"], draw)
             messages.append((header, sealed))
             outcomes.append({"header": header.encode(), "sealed": sealed})
         else:

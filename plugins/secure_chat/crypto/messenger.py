@@ -167,16 +167,24 @@ class Messenger:
         encapsulate: Encapsulate = primitives.encapsulate,
     ) -> Messenger:
         """A new device: ``keys`` must be those of ``device`` in its own wallet's ``roster``."""
-        certificate = roster.device(device)
-        body = certificate.body
-        if keys.public != (body.signing, body.agreement, body.post_quantum):
-            raise NotCertified("the certificate is of other keys")
+        body = _own_certificate(roster, device, keys)
         if store.get(_SELF) is not None:
             raise Refused("the store holds a device already")
-        secrets = keys.signing + keys.agreement + keys.post_quantum
-        pin = _Pin(roster.identity.id, roster.revoked)
-        store.commit({_SELF: secrets + body.encoded, _pin_name(roster.wallet): pin.encode()})
+        store.commit(_own_records(roster, body, keys))
         return cls(store, randomness, encapsulate)
+
+    def recertify(self, roster: Roster) -> None:
+        """Go on under a new certificate of the same device and keys: the own identity has rotated.
+
+        Sessions end with the certificate that they were bound to; the caller must then publish
+        prekeys with ``rotate``.
+        """
+        if roster.wallet != self.wallet:
+            raise NotCertified("the roster is of another wallet")
+        body = _own_certificate(roster, self.device, self._keys)
+        changes = dict.fromkeys(self._store.names(b"session/"))
+        self._store.commit({**changes, **_own_records(roster, body, self._keys)})
+        self.certificate = body
 
     def __repr__(self) -> str:
         return f"<Messenger of device {self.device}>"
@@ -528,6 +536,20 @@ class Messenger:
         if data is not None and Outgoing.decode(data).seq >= last_seq:
             return
         self._store.commit({_outgoing_name(recipient): Outgoing(last_seq).encode()})
+
+
+def _own_certificate(roster: Roster, device: str, keys: DeviceKeys) -> CertificateBody:
+    body = roster.device(device).body
+    if keys.public != (body.signing, body.agreement, body.post_quantum):
+        raise NotCertified("the certificate is of other keys")
+    return body
+
+
+def _own_records(roster: Roster, body: CertificateBody, keys: DeviceKeys) -> dict[bytes, bytes]:
+    """What the store holds of the device itself, and the pin of its own wallet."""
+    secrets = keys.signing + keys.agreement + keys.post_quantum
+    pin = _Pin(roster.identity.id, roster.revoked)
+    return {_SELF: secrets + body.encoded, _pin_name(roster.wallet): pin.encode()}
 
 
 def _follow(pinned: bytes, statements: Sequence[Identity]) -> Succession:

@@ -1,0 +1,160 @@
+"""Keys that change, devices that appear, devices that go (A7, A9)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import pytest
+
+from plugins.secure_chat.crypto import roster, safety
+from plugins.secure_chat.crypto.devices import DeviceKeys
+from plugins.secure_chat.crypto.errors import (
+    BadPostQuantumSignature,
+    BadWalletSignature,
+    DeviceRevoked,
+    IdentityChanged,
+    NotCertified,
+    PostQuantumMissing,
+)
+from plugins.secure_chat.crypto.identity import Succession
+from tests.unit.crypto.people import Directory, Person, acquaint, connect, pair
+
+
+def test_a_swapped_identity_stops_sending_and_changes_the_safety_number() -> None:
+    alice, bob, directory = pair()
+    connect(alice["a"], [bob], directory)
+    number = safety.safety_number(alice.identity, bob.identity)
+    assert number == safety.safety_number(bob.identity, alice.identity)
+    assert len(number) == 60
+    assert number.isdigit()
+    bob.renew(bless=False)
+    assert alice["a"].learn(bob.roster) is Succession.RESET
+    assert safety.safety_number(alice.identity, bob.identity) != number
+    with pytest.raises(IdentityChanged):
+        alice["a"].seal(bob.id, [bob.roster], b"x", 1.0)
+    with pytest.raises(IdentityChanged):
+        alice["a"].missing_sessions([bob.roster])
+    alice["a"].accept(bob.roster)
+    assert alice["a"].learn(bob.roster) is Succession.SAME
+    assert alice["a"].missing_sessions([bob.roster])
+
+
+def test_nothing_from_a_swapped_identity_is_shown() -> None:
+    alice, bob, directory = pair()
+    connect(bob["b"], [alice], directory)
+    frame = bob["b"].seal(alice.id, [alice.roster], b"x", 1.0)
+    bob.renew(bless=False)
+    alice["a"].learn(bob.roster)
+    with pytest.raises(IdentityChanged):
+        alice["a"].open(frame, bob.roster)
+
+
+def test_a_rotation_that_the_old_key_blessed_is_followed_through_every_step() -> None:
+    alice, bob, _ = pair()
+    first = bob.renew(bless=True)
+    assert alice["a"].learn(bob.roster, [first]) is Succession.ROTATED
+    second = bob.renew(bless=True)
+    third = bob.renew(bless=True)
+    assert alice["a"].learn(bob.roster) is Succession.RESET
+    assert alice["a"].learn(bob.roster, [second, third]) is Succession.ROTATED
+    # Back to an old one, by a server that plays dumb.
+    bob.identity, bob.certificates = first, []
+    assert alice["a"].learn(roster.verify(first, []), [first, second]) is Succession.RESET
+
+
+def test_after_a_rotation_a_device_goes_on_under_its_new_certificate() -> None:
+    alice, bob, directory = pair()
+    connect(alice["a"], [bob], directory)
+    bob["b"].open(alice["a"].seal(bob.id, [bob.roster], b"1", 1.0), alice.roster)
+    before = bob.renew(bless=True)
+    with pytest.raises(NotCertified):
+        bob["b"].recertify(alice.roster)
+    bob["b"].recertify(bob.roster)
+    directory.publish(bob["b"].publish_prekeys(1, rotate=True))
+    bob.devices["b"].restart()
+    alice["a"].learn(bob.roster, [before])
+    assert [one.id for one in alice["a"].missing_sessions([bob.roster])] == [
+        bob["b"].certificate.id
+    ]
+    connect(alice["a"], [bob], directory)
+    frame = alice["a"].seal(bob.id, [bob.roster], b"2", 1.0)
+    opened = bob["b"].open(frame, alice.roster)
+    assert (opened.content, opened.continuity.value) == (b"2", "continuous")
+    reply = bob["b"].seal(alice.id, [alice.roster], b"3", 1.0)
+    assert alice["a"].open(reply, bob.roster).content == b"3"
+
+
+def test_a_history_with_a_reset_in_it_is_a_reset() -> None:
+    alice, bob, _ = pair()
+    first = bob.renew(bless=False)
+    second = bob.renew(bless=True)
+    assert alice["a"].learn(bob.roster, [first, second]) is Succession.RESET
+
+
+def test_a_ghost_device_refuses_the_roster() -> None:
+    """The server has no wallet key; a certificate it makes up fails, whatever it copies."""
+    _, bob, _ = pair()
+    ghost_keys = DeviceKeys.generate(os.urandom)
+    honest = bob.certificate("ghost", ghost_keys)
+    thief = Person(Directory(), "t")
+    body = honest.body
+    forged = replace(honest, wallet_signature=thief.wallet.sign(body.text))
+    with pytest.raises(BadWalletSignature):
+        roster.verify(bob.identity, [*bob.certificates, forged])
+    forged = replace(honest, identity_signature=thief.post_quantum.sign(b"x", body.encoded))
+    with pytest.raises(BadPostQuantumSignature):
+        roster.verify(bob.identity, [*bob.certificates, forged])
+    # Even with wallet and post-quantum key: not without a device that was there before.
+    alone = bob.certificate("ghost", ghost_keys, endorse=False)
+    with pytest.raises(NotCertified):
+        roster.verify(bob.identity, [*bob.certificates, alone])
+    self_endorsed = replace(honest, endorsement=ghost_keys.sign(b"x", body.encoded))
+    with pytest.raises(Exception, match="signature"):
+        roster.verify(bob.identity, [*bob.certificates, self_endorsed])
+    assert len(roster.verify(bob.identity, [*bob.certificates, honest]).active) == 2
+
+
+def test_a_device_of_someone_else_is_no_device_of_mine() -> None:
+    alice, bob, _ = pair()
+    with pytest.raises(NotCertified):
+        roster.verify(bob.identity, [*bob.certificates, *alice.certificates])
+
+
+def test_a_revoked_device_is_neither_encrypted_to_nor_believed_though_the_server_forgets() -> None:
+    directory = Directory()
+    alice, bob = Person(directory, "a"), Person(directory, "b1", "b2")
+    acquaint(alice, bob)
+    connect(alice["a"], [bob], directory)
+    connect(bob["b2"], [alice], directory)
+    before = bob.roster
+    frame = bob["b2"].seal(alice.id, [alice.roster], b"x", 1.0)
+    bob.revoke("b2")
+    alice["a"].learn(bob.roster)
+    for shown in (bob.roster, before):
+        assert [one.device for one in alice["a"].active(shown)] == ["b1"]
+        with pytest.raises(DeviceRevoked):
+            alice["a"].open(frame, shown)
+    assert alice["a"].open(frame, before, revoked_too=True).content == b"x"
+    alice["a"].learn(before)
+    assert [one.device for one in alice["a"].active(before)] == ["b1"]
+
+
+def test_a_bundle_without_its_post_quantum_key_is_refused() -> None:
+    alice, bob, directory = pair()
+    bundle = directory.claim(bob.certificates[0].id)
+    with pytest.raises(PostQuantumMissing):
+        alice["a"].establish(bob.roster, replace(bundle, kem=None), 1)
+    assert bundle.kem is not None
+    stripped = replace(bundle, kem=replace(bundle.kem, post_quantum_signature=bytes(3309)))
+    with pytest.raises(BadPostQuantumSignature):
+        alice["a"].establish(bob.roster, stripped, 1)
+
+
+def test_prekeys_of_another_device_are_refused() -> None:
+    alice, bob, directory = pair()
+    bundle = directory.claim(bob.certificates[0].id)
+    with pytest.raises(NotCertified):
+        alice["a"].establish(alice.roster, bundle, 1)
+    with pytest.raises(NotCertified):
+        bob["b"].publish_prekeys(1).verify(alice.certificates[0])

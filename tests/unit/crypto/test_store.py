@@ -1,0 +1,204 @@
+"""The state at rest: crash anywhere, restore anything, and no key is used twice (A10)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from plugins.secure_chat.crypto import file_storage
+from plugins.secure_chat.crypto.errors import StateRolledBack, StateUnreadable, StorageError
+from plugins.secure_chat.crypto.file_storage import FileStorage, FileWitness
+from plugins.secure_chat.crypto.messenger import Messenger
+from plugins.secure_chat.crypto.store import SessionStore
+from tests.unit.crypto.people import KEY, Storage, Witness, connect, pair
+
+
+class PowerCut(Exception):
+    """The process is gone."""
+
+
+class Failing(Storage):
+    """Fails before or after the blob is durable."""
+
+    fail = ""
+
+    def write(self, blob: bytes) -> None:
+        if self.fail == "before":
+            raise PowerCut
+        super().write(blob)
+        if self.fail == "after":
+            raise PowerCut
+
+
+class FailingWitness(Witness):
+    fail = False
+
+    def advance(self, generation: int) -> None:
+        if self.fail:
+            raise PowerCut
+        super().advance(generation)
+
+
+def opened(storage: Storage, witness: Witness) -> SessionStore:
+    return SessionStore(storage, witness, KEY, os.urandom)
+
+
+def test_what_was_committed_is_there_after_a_restart() -> None:
+    storage, witness = Storage(), Witness()
+    store = opened(storage, witness)
+    store.commit({b"a": b"1", b"b": b"2"})
+    store.commit({b"a": None, b"c": b""})
+    again = opened(storage, witness)
+    assert (again.get(b"a"), again.get(b"b"), again.get(b"c")) == (None, b"2", b"")
+    assert (again.generation, again.rolled_back) == (2, False)
+
+
+def test_the_blob_shows_nothing_and_no_byte_of_it_may_change() -> None:
+    storage, witness = Storage(), Witness()
+    opened(storage, witness).commit({b"name": b"a secret that shows"})
+    blob = storage.blob
+    assert blob is not None
+    assert b"secret" not in blob
+    assert b"name" not in blob
+    for at in range(len(blob)):
+        storage.blob = blob[:at] + bytes((blob[at] ^ 1,)) + blob[at + 1 :]
+        with pytest.raises(StateUnreadable):
+            opened(storage, witness)
+    for size in range(0, len(blob), 7):
+        storage.blob = blob[:size]
+        with pytest.raises(StateUnreadable):
+            opened(storage, witness)
+    storage.blob = blob
+    with pytest.raises(StateUnreadable):
+        SessionStore(storage, witness, bytes(32), os.urandom)
+
+
+def test_no_two_blobs_share_a_nonce() -> None:
+    storage, witness = Storage(), Witness()
+    store = opened(storage, witness)
+    nonces = set()
+    for _ in range(500):
+        store.commit({b"a": b"1"})
+        assert storage.blob is not None
+        nonces.add(storage.blob[1:13])
+    assert len(nonces) == 500
+
+
+@pytest.mark.parametrize("point", ["before", "after", "witness"])
+def test_a_crash_at_any_point_of_a_commit_reuses_no_key_and_loses_nothing_that_left(
+    point: str,
+) -> None:
+    """Before the write: the old state, and nothing has left. After it: the new one, usable."""
+    alice, bob, directory = pair()
+    connect(alice["a"], [bob], directory)
+    device = alice.devices["a"]
+    storage, witness = Failing(), FailingWitness()
+    storage.blob, witness.generation = device.storage.blob, device.witness.generation
+    device.storage, device.witness = storage, witness
+    device.restart()
+    first = alice["a"].seal(bob.id, [bob.roster], b"one", 1.0)
+    storage.fail, witness.fail = point, point == "witness"
+    with pytest.raises(PowerCut):
+        alice["a"].seal(bob.id, [bob.roster], b"never left", 1.0)
+    with pytest.raises(StorageError):
+        alice["a"].seal(bob.id, [bob.roster], b"the store must be opened again", 1.0)
+    storage.fail, witness.fail = "", False
+    device.restart()
+    second = alice["a"].seal(bob.id, [bob.roster], b"two", 1.0)
+    assert second.seq == (2 if point == "before" else 3)
+    assert bob["b"].open(first, alice.roster).content == b"one"
+    assert bob["b"].open(second, alice.roster).content == b"two"
+
+
+@pytest.mark.parametrize("point", ["before", "after"])
+def test_a_crash_while_opening_shows_nothing_or_takes_the_message_once(point: str) -> None:
+    alice, bob, directory = pair()
+    connect(alice["a"], [bob], directory)
+    device = bob.devices["b"]
+    storage = Failing()
+    storage.blob = device.storage.blob
+    device.storage = storage
+    device.restart()
+    frame = alice["a"].seal(bob.id, [bob.roster], b"x", 1.0)
+    storage.fail = point
+    with pytest.raises(PowerCut):
+        bob["b"].open(frame, alice.roster)
+    storage.fail = ""
+    device.restart()
+    if point == "before":
+        assert bob["b"].open(frame, alice.roster).content == b"x"
+    else:
+        with pytest.raises(Exception, match="taken"):
+            bob["b"].open(frame, alice.roster)
+
+
+def test_an_old_backup_may_not_commit_and_says_so() -> None:
+    storage, witness = Storage(), Witness()
+    store = opened(storage, witness)
+    store.commit({b"a": b"1"})
+    backup = storage.blob
+    store.commit({b"a": b"2"})
+    storage.blob = backup
+    restored = opened(storage, witness)
+    assert restored.rolled_back
+    assert restored.get(b"a") == b"1"
+    with pytest.raises(StateRolledBack):
+        restored.commit({b"a": b"3"})
+    assert storage.blob == backup
+    restored.begin_again({b"a": None})
+    restored.commit({b"b": b"4"})
+    again = opened(storage, witness)
+    assert (again.rolled_back, again.get(b"a"), again.get(b"b")) == (False, None, b"4")
+
+
+def test_a_second_holder_of_the_same_state_is_stopped_at_its_first_commit() -> None:
+    """Two tabs: whoever comes second finds that the witness has moved."""
+    storage, witness = Storage(), Witness()
+    one, two = opened(storage, witness), opened(storage, witness)
+    one.commit({b"a": b"1"})
+    with pytest.raises(StateRolledBack):
+        two.commit({b"a": b"2"})
+    one.commit({b"a": b"3"})
+
+
+def test_a_lost_witness_is_noticed() -> None:
+    storage, witness = Storage(), Witness()
+    store = opened(storage, witness)
+    for _ in range(3):
+        store.commit({b"a": b"1"})
+    assert opened(storage, Witness()).rolled_back
+
+
+def test_files_hold_a_device_for_one_process_and_its_owner_alone(tmp_path: Path) -> None:
+    state, witness = tmp_path / "device" / "state", FileWitness(tmp_path / "elsewhere" / "witness")
+    with FileStorage(state) as storage:
+        store = SessionStore(storage, witness, KEY, os.urandom)
+        store.commit({b"a": b"1"})
+        with pytest.raises(StorageError, match="another process"):
+            FileStorage(state)
+    assert state.stat().st_mode & 0o077 == 0
+    with FileStorage(state) as storage:
+        again = SessionStore(storage, FileWitness(tmp_path / "elsewhere" / "witness"), KEY, bytes)
+        assert (again.get(b"a"), again.rolled_back) == (b"1", False)
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace", "write"])
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    file_storage.write_atomically(tmp_path / "state", b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(OSError, match="Input/output"):
+        file_storage.write_atomically(tmp_path / "state", b"new")
+    assert (tmp_path / "state").read_bytes() == b"old"
+
+
+def test_an_empty_store_holds_no_device() -> None:
+    with pytest.raises(StateUnreadable):
+        Messenger(opened(Storage(), Witness()), os.urandom)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Final
 import typer
 import uvicorn
 
-from plugins.secure_chat.errors import SecureChatError
+from plugins.secure_chat.errors import LedgerBroken, SecureChatError
 from plugins.secure_chat.logs import configure
 
 HOST_APP: Final = "v13.ATLAS.src.main"
@@ -33,6 +34,35 @@ class _Announcing(uvicorn.Server):
             address = self.servers[0].sockets[0].getsockname()
             typer.echo(f"listening on http://{address[0]}:{address[1]}")
             sys.stdout.flush()
+
+
+class _StartupErrors:
+    """Keeps the error that refused a start, so that it is told in one line, not in a traceback."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self.error: SecureChatError | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+
+        async def without_traceback(message: Any) -> None:
+            expected = isinstance(sys.exc_info()[1], SecureChatError)
+            if message["type"] == "lifespan.startup.failed" and expected:
+                message = {"type": message["type"], "message": ""}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, without_traceback)
+        except SecureChatError as error:
+            self.error = error
+            raise
+
+
+def _exit_cleanly(_signal: int, _frame: object) -> None:
+    raise SystemExit(0)
 
 
 def serve(
@@ -55,7 +85,7 @@ def serve(
     if insecure_dev:
         os.environ["ATLAS_INSECURE_DEV"] = os.environ["SECURE_CHAT_INSECURE_DEV"] = "true"
     try:
-        app = importlib.import_module(HOST_APP).create_app(plugins=[PLUGIN])
+        app = _StartupErrors(importlib.import_module(HOST_APP).create_app(plugins=[PLUGIN]))
     except (SecureChatError, ValueError, OSError) as error:
         typer.echo(f"secure-chat: {error}", err=True)
         raise typer.Exit(2) from None
@@ -70,10 +100,17 @@ def serve(
         log_config=None,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
+    # uvicorn drains on SIGTERM and then raises it again for whoever listened before: us.
+    signal.signal(signal.SIGTERM, _exit_cleanly)
     server = _Announcing(config)
     try:
         server.run()
     except SystemExit as stop:
-        raise typer.Exit(int(stop.code or 0)) from None
-    if not server.started:
-        raise typer.Exit(1)
+        if app.error is None:
+            raise typer.Exit(int(stop.code or 0)) from None
+    if app.error is not None:
+        advice = ""
+        if isinstance(app.error, LedgerBroken):
+            advice = "; nothing was written. `secure-chat audit` shows what is there"
+        typer.echo(f"secure-chat: {app.error}{advice}", err=True)
+        raise typer.Exit(2)

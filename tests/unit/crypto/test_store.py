@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from plugins.secure_chat.crypto import file_storage
 from plugins.secure_chat.crypto.errors import StateRolledBack, StateUnreadable, StorageError
-from plugins.secure_chat.crypto.file_storage import FileStorage, FileWitness
+from plugins.secure_chat.crypto.file_storage import FileStorage, FileWitness, Slots
 from plugins.secure_chat.crypto.messenger import Messenger
 from plugins.secure_chat.crypto.store import SessionStore
 from tests.unit.crypto.people import KEY, Storage, Witness, connect, pair
@@ -172,31 +171,61 @@ def test_a_lost_witness_is_noticed() -> None:
 
 
 def test_files_hold_a_device_for_one_process_and_its_owner_alone(tmp_path: Path) -> None:
-    state, witness = tmp_path / "device" / "state", FileWitness(tmp_path / "elsewhere" / "witness")
-    with FileStorage(state) as storage:
+    state, away = tmp_path / "device" / "state", tmp_path / "elsewhere" / "witness"
+    with FileStorage(state) as storage, FileWitness(away) as witness:
         store = SessionStore(storage, witness, KEY, os.urandom)
-        store.commit({b"a": b"1"})
+        for value in (b"1", b"2", b"3"):
+            store.commit({b"a": value})
         with pytest.raises(StorageError, match="another process"):
             FileStorage(state)
-    assert state.stat().st_mode & 0o077 == 0
-    with FileStorage(state) as storage:
-        again = SessionStore(storage, FileWitness(tmp_path / "elsewhere" / "witness"), KEY, bytes)
-        assert (again.get(b"a"), again.rolled_back) == (b"1", False)
+    for path in (*state.parent.iterdir(), *away.parent.iterdir()):
+        assert path.stat().st_mode & 0o077 == 0
+    with FileStorage(state) as storage, FileWitness(away) as witness:
+        again = SessionStore(storage, witness, KEY, bytes)
+        assert (again.get(b"a"), again.generation, again.rolled_back) == (b"3", 3, False)
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace", "write"])
-def test_a_failed_write_leaves_the_old_file(
+def test_a_write_cut_at_any_byte_leaves_the_blob_before_it(tmp_path: Path) -> None:
+    slots = Slots(tmp_path / "state")
+    for blob in (b"first", b"the second one", b"3rd"):
+        slots.write(blob)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    slots.write(b"the fourth, longer than any")
+    slots.close()
+    (path,) = [path for path in before if path.read_bytes() != before[path]]
+    whole, old = path.read_bytes(), before[path]
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut] + old[cut:])
+        with_cut = Slots(tmp_path / "state")
+        assert with_cut.read() == b"3rd"
+        with_cut.close()
+    path.write_bytes(whole)
+    slots = Slots(tmp_path / "state")
+    assert slots.read() == b"the fourth, longer than any"
+    slots.write(b"5")
+    assert slots.read() == b"5"
+    slots.close()
+
+
+@pytest.mark.parametrize("call", ["pwrite", "fdatasync"])
+def test_a_failed_write_is_an_error_and_the_blob_before_it_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    file_storage.write_atomically(tmp_path / "state", b"old")
+    slots = Slots(tmp_path / "state")
+    slots.write(b"old")
+    calls = []
 
     def fail(*_: object) -> None:
+        calls.append(1)
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(os, call, fail)
-    with pytest.raises(OSError, match="Input/output"):
-        file_storage.write_atomically(tmp_path / "state", b"new")
-    assert (tmp_path / "state").read_bytes() == b"old"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(OSError, match="Input/output"):
+            slots.write(b"new")
+    assert calls, "every commit is synced"
+    assert slots.read() in ((b"old", b"new") if call == "fdatasync" else (b"old",))
+    slots.close()
 
 
 def test_an_empty_store_holds_no_device() -> None:

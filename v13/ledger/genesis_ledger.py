@@ -180,8 +180,7 @@ class GenesisLedger:
         if self._journal is None:
             await asyncio.to_thread(self.open)
         staged = self.journal.stage([draft])
-        # Shielded: a cancelled future would fail in the hands of the writer, who serves all.
-        await asyncio.shield(asyncio.wrap_future(staged.durable))
+        await asyncio.wrap_future(staged.durable)
         self._announce(draft, staged.receipts[0])
         return _entry(await asyncio.to_thread(self._record, staged.receipts[0]))
 

@@ -11,7 +11,7 @@ import inspect
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any, Final
@@ -41,6 +41,7 @@ def create_app(
     settings: HostSettings | None = None,
     plugins: Sequence[object] | None = None,
     *,
+    plugin_settings: Mapping[str, object] = MappingProxyType({}),
     now: Callable[[], float] = time.time,
     random_hex: Callable[[int], str] = secrets.token_hex,
 ) -> FastAPI:
@@ -48,8 +49,9 @@ def create_app(
 
     ``settings``: read from the environment when not given. ``plugins``: names to load, or plugin
     objects; when not given, those of ``settings.plugins``, and when that is empty, those installed
-    under the entry point group ``atlas.plugins``. ``now`` and ``random_hex`` are for tests.
-    Raises ConfigurationError, one line, when the host must not run like this.
+    under the entry point group ``atlas.plugins``. ``plugin_settings``: what a plugin finds in
+    ``Host.settings`` under its own name, beside the host's settings. ``now`` and ``random_hex``
+    are for tests. Raises ConfigurationError, one line, when the host must not run like this.
     """
     settings = settings if settings is not None else _settings_of_the_environment()
     tokens = TokenAuthority(settings.signing_key(), ttl=settings.token_ttl, now=now)
@@ -62,7 +64,7 @@ def create_app(
         hook=loaded.hook,
         data_dir=settings.data_dir,
         ledger_path=settings.ledger_path,
-        settings=MappingProxyType(settings.model_dump(exclude={"jwt_secret"})),
+        settings=MappingProxyType({**plugin_settings, **settings.for_plugins()}),
     )
     lifecycle = _Lifecycle(loaded, host, ledger)
     app = FastAPI(

@@ -80,6 +80,12 @@ class HostSettings(BaseSettings):
     def ledger_path(self) -> Path:
         return self.genesis_ledger_path or self.data_dir / LEDGER_NAME
 
+    def for_plugins(self) -> dict[str, object]:
+        """All settings by name, the secret left out."""
+        return {
+            name: getattr(self, name) for name in type(self).model_fields if name != "jwt_secret"
+        }
+
     def signing_key(self) -> bytes:
         """The checked secret as HMAC key. Raises ConfigurationError, never showing the secret."""
         secret = self.jwt_secret.get_secret_value()

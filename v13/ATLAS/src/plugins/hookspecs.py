@@ -31,7 +31,8 @@ class Host:
 
     ``hook``: calls the hooks of everybody, ``host.hook.atlas_ledger()``. ``data_dir``: where to
     keep files, created before anything starts. ``ledger_path``: the ledger's file. ``settings``:
-    the host's settings by name, secrets left out.
+    the host's settings by name, secrets left out, and under a plugin's name what whoever built the
+    host has for it.
     """
 
     hook: pluggy.HookRelay
@@ -150,7 +151,11 @@ def atlas_ledger() -> object:
 
 @hookspec(firstresult=True)
 def atlas_coherence_engine() -> object:
-    """Return the host's CoherenceEngine: it has ``update_omega`` and its ``cm``."""
+    """Return the host's CoherenceEngine: it has ``update_omega`` and its arithmetic, ``cm``.
+
+    The engine computes and keeps nothing, so anyone may call it from any thread. It takes and
+    gives the host's own BigNum128.
+    """
 
 
 @hookspec(firstresult=True)

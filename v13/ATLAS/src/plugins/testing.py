@@ -22,7 +22,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,21 +119,30 @@ class HostDidNotStart(RuntimeError):
 class StartHost(Protocol):
     """The type of the fixture ``start_host``."""
 
-    def __call__(self, plugins: Sequence[object] = (), **settings: object) -> RunningHost: ...
+    def __call__(
+        self,
+        plugins: Sequence[object] = (),
+        plugin_settings: Mapping[str, object] | None = None,
+        **settings: object,
+    ) -> RunningHost: ...
 
 
 @contextmanager
 def running_host(
-    data_dir: Path, plugins: Sequence[object], **settings: object
+    data_dir: Path,
+    plugins: Sequence[object],
+    plugin_settings: Mapping[str, object] | None = None,
+    **settings: object,
 ) -> Iterator[RunningHost]:
     """Serve a host with ``plugins`` (names or objects) until the block ends.
 
-    ``settings``: fields of HostSettings; the environment is not read for the ones that matter.
+    ``plugin_settings``: see ``create_app``. ``settings``: fields of HostSettings; the environment
+    is not read.
     """
-    given = {"jwt_secret": SECRET, "data_dir": data_dir, "genesis_ledger_path": None}
+    given = {"jwt_secret": SECRET, "data_dir": data_dir}
     chosen = HostSettings.model_validate({**given, **settings})
     clock = MovableClock()
-    app = create_app(chosen, plugins, now=clock)
+    app = create_app(chosen, plugins, plugin_settings=plugin_settings or {}, now=clock)
     with ExitStack() as close:
         listener = close.enter_context(socket.create_server(("127.0.0.1", 0)))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -189,15 +198,21 @@ class _Server(uvicorn.Server):
 
 @pytest.fixture
 def start_host(tmp_path: Path) -> Iterator[StartHost]:
-    """Start hosts that stop with the test: ``start_host(plugins, **settings)``.
+    """Start hosts that stop with the test: ``start_host(plugins, plugin_settings, **settings)``.
 
     All of a test's hosts keep their files in one directory, so that one started after ``stop()``
     continues where the one before ended.
     """
     with ExitStack() as hosts:
 
-        def start(plugins: Sequence[object] = (), **settings: object) -> RunningHost:
-            return hosts.enter_context(running_host(tmp_path / "host", plugins, **settings))
+        def start(
+            plugins: Sequence[object] = (),
+            plugin_settings: Mapping[str, object] | None = None,
+            **settings: object,
+        ) -> RunningHost:
+            return hosts.enter_context(
+                running_host(tmp_path / "host", plugins, plugin_settings, **settings)
+            )
 
         yield start
 

@@ -1,0 +1,172 @@
+"""transparency/follower.py: the log is kept current, and nobody waits for it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from plugins.secure_chat.transparency.follower import LogFollower
+from plugins.secure_chat.transparency.keys import CheckpointSigner
+from plugins.secure_chat.transparency.log import Published, TransparencyLog, TreeDamaged
+
+SIGNER = CheckpointSigner("example.com/ledger", b"\x01" * 32, b"\x02" * 32)
+PATIENCE = 30.0
+"""Seconds after which a test says that something never happened."""
+
+
+class WatchedLog(TransparencyLog):
+    """The real log; it tells of every publish, and can be held or made to fail before one."""
+
+    def __init__(self, ledger: Path, directory: Path) -> None:
+        super().__init__(ledger, directory, SIGNER, clock=lambda: 1.0)
+        self.told = threading.Condition()
+        self.sizes: list[int] = []
+        self.go = threading.Event()
+        self.go.set()
+        self.at_the_gate = threading.Event()
+        self.failures: list[Exception] = []
+        self.opened = 0
+
+    def open(self, position: int) -> None:
+        self.opened += 1
+        super().open(position)
+
+    def publish(self) -> Published:
+        self.at_the_gate.set()
+        assert self.go.wait(PATIENCE)
+        if self.failures:
+            raise self.failures.pop(0)
+        published = super().publish()
+        with self.told:
+            self.sizes.append(published.checkpoint.size)
+            self.told.notify_all()
+        return published
+
+    def wait_for(self, size: int) -> None:
+        with self.told:
+            assert self.told.wait_for(lambda: size in self.sizes, PATIENCE)
+
+
+class Case:
+    def __init__(self, directory: Path) -> None:
+        self.ledger = directory / "ledger.jsonl"
+        self.ledger.touch()
+        self.log = WatchedLog(self.ledger, directory / "log")
+        self.follower = LogFollower(self.log, interval=0.0)
+        self.count = 0
+
+    def append(self, count: int) -> int:
+        with self.ledger.open("ab") as file:
+            for _ in range(count):
+                self.count += 1
+                file.write(b"record %d\n" % self.count)
+        return self.count
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Iterator[Case]:
+    case = Case(tmp_path)
+    yield case
+    case.log.go.set()
+    case.follower.stop()
+
+
+def test_what_was_notified_is_published(case: Case) -> None:
+    case.follower.start(case.append(3))
+    case.log.wait_for(3)
+    case.follower.notify(case.append(300))
+    case.log.wait_for(303)
+    assert case.follower.failure is None
+
+
+def test_stopping_publishes_what_was_notified_before(case: Case) -> None:
+    case.follower.start(case.append(3))
+    case.follower.notify(case.append(4))
+    case.follower.stop()
+    assert case.log.published is not None
+    assert case.log.published.checkpoint.size == 7
+    case.follower.stop()
+
+
+def test_telling_the_log_never_waits_for_it(case: Case) -> None:
+    case.log.go.clear()
+    case.follower.start(case.append(1))
+    assert case.log.at_the_gate.wait(PATIENCE)
+    told = threading.Event()
+
+    def commit() -> None:
+        for _ in range(1_000):
+            case.follower.notify(case.append(1))
+        told.set()
+
+    thread = threading.Thread(target=commit)
+    thread.start()
+    assert told.wait(PATIENCE), "a commit waited for the log"
+    thread.join()
+    case.log.go.set()
+    case.log.wait_for(1_001)
+
+
+def test_commits_during_an_interval_share_a_checkpoint(tmp_path: Path) -> None:
+    """With an interval that never ends, there is the first checkpoint and the one at the end."""
+    case = Case(tmp_path)
+    follower = LogFollower(case.log, interval=1e9)
+    follower.start(case.append(1))
+    case.log.wait_for(1)
+    for _ in range(50):
+        follower.notify(case.append(1))
+    follower.stop()
+    assert case.log.sizes == [1, 51]
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), TreeDamaged("tile")])
+def test_a_log_that_failed_is_opened_again_and_catches_up(case: Case, failure: Exception) -> None:
+    case.log.failures = [failure, failure]
+    case.follower.start(case.append(300))
+    case.log.wait_for(300)
+    assert case.log.opened == 3
+    case.follower.stop()
+    assert case.follower.failure is None
+    assert case.log.check() == []
+
+
+def test_a_rewritten_history_stops_the_signing_and_is_said(case: Case) -> None:
+    case.follower.start(case.append(300))
+    case.log.wait_for(300)
+    case.follower.stop()
+    case.ledger.write_bytes(b"another\n" * 200)
+    again = LogFollower(case.log, interval=0.0)
+    again.start(200)
+    again._thread.join(PATIENCE)
+    assert not again._thread.is_alive()
+    assert again.failure is not None
+    assert "300" in again.failure
+    again.notify(201)
+    again.stop()
+    assert set(case.log.sizes) == {300}
+
+
+def test_a_damaged_tile_that_a_reader_met_is_mended(case: Case, tmp_path: Path) -> None:
+    case.follower.start(case.append(300))
+    case.log.wait_for(300)
+    tile = tmp_path / "log" / "tile" / "0" / "000"
+    tile.write_bytes(bytes(256 * 32))
+    with pytest.raises(TreeDamaged):
+        case.log.inclusion(7)
+    case.follower.repair()
+    case.follower.notify(case.append(1))
+    case.log.wait_for(301)
+    case.follower.stop()
+    assert case.log.check() == []
+    case.log.inclusion(7)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_log_that_stopped_for_another_reason_says_so(case: Case) -> None:
+    case.log.failures = [ZeroDivisionError()]
+    case.follower.start(case.append(3))
+    case.follower._thread.join(PATIENCE)
+    assert case.follower.failure is not None

@@ -17,6 +17,7 @@ from plugins.secure_chat.core.envelope import ChatMessage, validate
 from plugins.secure_chat.core.frames import (
     Ack,
     Auth,
+    Error,
     Limits,
     Pong,
     ReceiptFrame,
@@ -153,6 +154,7 @@ class _Connection:
         self._may_read.set()
         self._limited = 0
         self._replay: asyncio.Task[None] | None = None
+        self._receipts: set[asyncio.Task[None]] = set()
         self._expiry: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
@@ -174,12 +176,16 @@ class _Connection:
             service.metrics.connections.dec()
             if self._expiry is not None:
                 self._expiry.cancel()
-            tasks = [task for task in (reader, writer, closing, self._replay) if task is not None]
+            tasks: list[asyncio.Task[Any]] = [reader, writer, closing]
+            tasks += [self._replay] if self._replay is not None else []
             for task in tasks:
                 task.cancel()
-            for result in await asyncio.gather(*tasks, return_exceptions=True):
-                if isinstance(result, Exception) and not isinstance(result, WebSocketDisconnect):
-                    log.error("socket.failed error=%s", type(result).__name__)
+            # Not gather: it would turn the host's own cancellation into one nobody knows.
+            await asyncio.wait(tasks)
+            for task in tasks:
+                error = None if task.cancelled() else task.exception()
+                if error is not None and not isinstance(error, WebSocketDisconnect):
+                    log.error("socket.failed error=%s", type(error).__name__)
         if self._outbox.close_with is not None:
             await self._close(self._outbox.close_with)
 
@@ -194,15 +200,31 @@ class _Connection:
             self._service.metrics.received()
             frame = None
             try:
-                frame = parse_frame(_text(message))
+                try:
+                    frame = parse_frame(_text(message))
+                finally:
+                    # Whatever came costs one request, also what could not be read.
+                    self._service.spend(self._outbox.wallet)
                 self._handle(frame)
             except Refusal as refusal:
                 self._refuse(refusal, frame if isinstance(frame, ChatMessage) else None)
+            except Exception as error:  # noqa: BLE001 (answered and closed; the others go on)
+                self._fail(error)
+                return
+
+    def _fail(self, error: Exception) -> None:
+        """A defect of ours, or storage that fails: say so, and close 1011."""
+        if isinstance(error, WebSocketDisconnect):
+            return
+        # The name alone: texts of libraries may quote what they were given.
+        log.error("socket.failed error=%s", type(error).__name__)
+        self._service.metrics.refused(Code.INTERNAL)
+        answer = Error(code=Code.INTERNAL, detail="internal error: reconnect and resend")
+        self._outbox.close(Close.INTERNAL, encode_frame(answer))
 
     def _handle(self, frame: Any) -> None:
         wallet = self._outbox.wallet
         if isinstance(frame, ChatMessage):
-            self._service.spend(wallet)
             envelope = validate(frame, wallet, self._chat.settings.max_ciphertext)
             self._limited = 0
             self._service.metrics.validated()
@@ -216,14 +238,12 @@ class _Connection:
             self._service.submit(envelope, self._outbox, reply)
         elif isinstance(frame, Auth):
             self._refresh(frame)
+        elif isinstance(frame, Resume):
+            self._start_replay(frame.after)
+        elif isinstance(frame, ReceiptFrame):
+            self._spawn_receipt(frame)
         else:
-            self._service.spend(wallet)
-            if isinstance(frame, Resume):
-                self._start_replay(frame.after)
-            elif isinstance(frame, ReceiptFrame):
-                self._spawn_receipt(frame)
-            else:
-                self._outbox.put(encode_frame(Pong()))
+            self._outbox.put(encode_frame(Pong()))
 
     def _answer(self, outcome: Outcome, frame: ChatMessage) -> None:
         self._in_flight -= 1
@@ -279,8 +299,12 @@ class _Connection:
                 await self._service.receipt(self._outbox.wallet, frame.kind, frame.position)
             except Refusal as refusal:
                 self._refuse(refusal, None)
+            except Exception as error:  # noqa: BLE001 (answered and closed; the others go on)
+                self._fail(error)
 
-        self._background = asyncio.create_task(tell())
+        task = asyncio.create_task(tell())
+        self._receipts.add(task)
+        task.add_done_callback(self._receipts.discard)
 
     # -- RESUME -------------------------------------------------------------------------------
 
@@ -289,7 +313,14 @@ class _Connection:
             self._refuse(MalformedFrame("a RESUME is under way; wait for RESUMED"), None)
             return
         self._outbox.resuming = True
-        self._replay = asyncio.create_task(self._send_missed(after))
+
+        async def replay() -> None:
+            try:
+                await self._send_missed(after)
+            except Exception as error:  # noqa: BLE001 (else the socket would stay silent for good)
+                self._fail(error)
+
+        self._replay = asyncio.create_task(replay())
 
     async def _send_missed(self, after: int) -> None:
         """Replay page by page as the socket drains, then hand over to live delivery.

@@ -1,0 +1,118 @@
+"""One benchmark run: the servers side by side, each in its own process, taking turns."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from plugins.secure_chat.bench.figures import Round, Row, percentile, rows
+from plugins.secure_chat.bench.load import Pair, Plan, Seen
+from plugins.secure_chat.bench.servers import NAMES, OURS, Server, running
+from plugins.secure_chat.bench.workload import Scenario, receiver, sender
+
+_LOAD_SECONDS: Final = 120
+_SYNCS: Final = 100
+_RECORD: Final = b"x" * 599 + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """All rows, and the time of one append and sync in the same directory (microseconds)."""
+
+    rows: list[Row]
+    sync_p50: float
+    sync_p99: float
+
+
+def measure(
+    directory: Path,
+    scenarios: Sequence[Scenario],
+    rounds: int,
+    *,
+    servers: Sequence[str] = NAMES,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Result:
+    """Run ``scenarios`` on every server in turns, ``rounds`` times. Files go to ``directory``.
+
+    Raises RuntimeError when a server fails: figures of a broken run are not given.
+    """
+    syncs = _sync_times(directory / "sync.probe")
+    found: list[Row] = []
+    first_seq = 1
+    with contextlib.ExitStack() as stack:
+        started = [stack.enter_context(running(name, directory / name)) for name in servers]
+        for scenario in scenarios:
+            measured: dict[str, list[Round]] = {server.name: [] for server in started}
+            for number in range(rounds):
+                progress(f"{scenario.name}, round {number + 1} of {rounds}")
+                turn = number % len(started)
+                for server in started[turn:] + started[:turn]:
+                    measured[server.name].append(_one(server, scenario, first_seq))
+                first_seq += scenario.messages
+            found += rows(scenario.name, measured)
+    return Result(found, percentile(syncs, 0.5), percentile(syncs, 0.99))
+
+
+def _one(server: Server, scenario: Scenario, first_seq: int) -> Round:
+    plan = Plan(
+        port=server.port,
+        pairs=[
+            Pair(server.token(sender(pair)), server.token(receiver(pair)), receiver(pair))
+            for pair in range(scenario.pairs)
+        ],
+        window=scenario.window,
+        messages=scenario.messages // scenario.pairs,
+        first_seq=first_seq,
+    )
+    cpu, (groups, grouped) = server.cpu_seconds(), server.groups()
+    done = subprocess.run(
+        [sys.executable, "-m", "plugins.secure_chat.bench.load"],
+        input=msgspec.json.encode(plan),
+        capture_output=True,
+        timeout=_LOAD_SECONDS,
+        check=False,
+    )
+    if done.returncode != 0:
+        reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise RuntimeError(f"{server.name} at {scenario.name}: {reason}")
+    cpu = server.cpu_seconds() - cpu
+    groups_after, grouped_after = server.groups()
+    seen = msgspec.json.decode(done.stdout, type=Seen)
+    sent = plan.messages * scenario.pairs
+    commits = groups_after - groups
+    return Round(
+        per_second=seen.measured / seen.seconds,
+        ack_p50=percentile(seen.to_ack, 0.5) * 1e6,
+        ack_p99=percentile(seen.to_ack, 0.99) * 1e6,
+        delivery_p50=percentile(seen.to_delivery, 0.5) * 1e6,
+        delivery_p99=percentile(seen.to_delivery, 0.99) * 1e6,
+        cpu=cpu / sent * 1e6,
+        generator=seen.generator_cpu / (seen.seconds * sent / seen.measured),
+        group=(grouped_after - grouped) / commits if server.name == OURS and commits else None,
+    )
+
+
+def _sync_times(path: Path) -> list[float]:
+    """Microseconds of one record's append and fdatasync, as often as gives a p99."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    times = []
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        for _ in range(_SYNCS):
+            began = time.perf_counter()
+            os.write(fd, _RECORD)
+            os.fdatasync(fd)
+            times.append((time.perf_counter() - began) * 1e6)
+    finally:
+        os.close(fd)
+        path.unlink()
+    return times

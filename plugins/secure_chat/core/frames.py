@@ -14,7 +14,7 @@ import msgspec
 import orjson
 from msgspec import UNSET
 
-from plugins.secure_chat.core.envelope import ChatMessage, Envelope
+from plugins.secure_chat.core.envelope import MAX_SEQ, ChatMessage, Envelope
 from plugins.secure_chat.core.records import Head, Receipt
 from plugins.secure_chat.errors import (
     Code,
@@ -236,10 +236,11 @@ def _parse_control(
         _raise_invalid(error)
     except msgspec.DecodeError:
         raise MalformedFrame("the frame is not one JSON object in UTF-8") from None
-    if isinstance(frame, Resume) and frame.after < 0:
-        raise InvalidMessage("after", "after must be a position, 0 or more")
-    if isinstance(frame, ReceiptFrame) and frame.position < 1:
-        raise InvalidMessage("position", "position must be 1 or more")
+    # A position is an integer that JavaScript counts to, as seq is; no database column is wider.
+    if isinstance(frame, Resume) and not 0 <= frame.after <= MAX_SEQ:
+        raise InvalidMessage("after", "after must be a position, 0 to 2^53-1")
+    if isinstance(frame, ReceiptFrame) and not 1 <= frame.position <= MAX_SEQ:
+        raise InvalidMessage("position", "position must be 1 to 2^53-1")
     return frame
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final
 
 import msgspec
 import orjson
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
 
 from plugins.secure_chat.core.envelope import ChatMessage, validate
 from plugins.secure_chat.core.frames import Ack, encode_frame, parse_frame
@@ -26,6 +29,8 @@ from plugins.secure_chat.errors import (
 )
 from plugins.secure_chat.transport.socket import Chat
 from plugins.secure_chat.transport.tokens import Principal, bearer
+
+log: Final = logging.getLogger(__name__)
 
 PROBLEM: Final = "application/problem+json"
 _MAX_LIMIT: Final = 200
@@ -110,11 +115,24 @@ def rest_router(chat_of: Callable[[], Chat]) -> APIRouter:
             handler = super().get_route_handler()
 
             async def answer(request: Request) -> Response:
+                chat = chat_of()
                 try:
                     return await handler(request)
                 except (Refusal, LedgerUnavailable) as error:
-                    chat_of().service.metrics.refused(error.code)
-                    return problem(error.code, error.detail, error.extra)
+                    refusal = error
+                except RequestValidationError as error:
+                    refusal = _invalid(error)
+                except HTTPException as error:
+                    if error.status_code != CODES[Code.MESSAGE_TOO_LARGE].status:
+                        raise
+                    refusal = MessageTooLarge("the body is over the host's limit")
+                except Exception as error:  # noqa: BLE001 (answered, counted and logged)
+                    # The name alone: texts of libraries may quote what they were given.
+                    log.error("rest.failed error=%s", type(error).__name__)
+                    chat.service.metrics.refused(Code.INTERNAL)
+                    return problem(Code.INTERNAL, "internal error: try again", {})
+                chat.service.metrics.refused(refusal.code)
+                return problem(refusal.code, refusal.detail, refusal.extra)
 
             return answer
 
@@ -230,6 +248,13 @@ def rest_router(chat_of: Callable[[], Chat]) -> APIRouter:
         return LedgerHead(position=head.position, event_hash=head.event_hash)
 
     return router
+
+
+def _invalid(error: RequestValidationError) -> InvalidMessage:
+    """The first fault that FastAPI found. Its text is not repeated: it may quote the input."""
+    where = error.errors()[0]["loc"]
+    field = str(where[-1]) if where else "request"
+    return InvalidMessage(field, f"{field} has the wrong type or value")
 
 
 async def _body(request: Request, limit: int) -> bytes:

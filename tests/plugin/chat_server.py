@@ -1,0 +1,232 @@
+"""A host that serves the chat as ``secure-chat serve`` does, and the smallest client of its socket.
+
+The client here knows the wire and nothing else: it is not the product's, so that the two cannot be
+wrong alike. What is served by another host is in ``test_foreign_host.py``.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import jwt
+import uvicorn
+from fastapi import FastAPI
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
+
+from plugins.secure_chat.cli.serve import LARGEST_FRAME
+from plugins.secure_chat.settings import Settings
+from v13.ATLAS.src.main import create_app
+from v13.ATLAS.src.settings import HostSettings
+
+SECRET: Final = "a secret that guards nothing but these tests"
+PLUGIN: Final = "plugins.secure_chat.plugin"
+ALICE: Final = "0x" + "a1" * 20
+BOB: Final = "0x" + "b2" * 20
+CAROL: Final = "0x" + "c3" * 20
+WAIT: Final = 10.0  # seconds: only a failing test waits this long
+
+
+def token(wallet: str, *, seconds: float = 3600, secret: str = SECRET, **claims: object) -> str:
+    """A token of ``wallet`` that expires in ``seconds``."""
+    given = {"sub": wallet, "scope": "user", "exp": time.time() + seconds, **claims}
+    return jwt.encode(given, secret, "HS256")
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def message(
+    recipient: str, seq: int, ciphertext: bytes | None = None, **fields: object
+) -> dict[str, Any]:
+    """A valid CHAT_MESSAGE without its type; ``fields`` replace or add."""
+    ciphertext = os.urandom(64) if ciphertext is None else ciphertext
+    nonce = os.urandom(12)
+    digest = hashlib.sha256(ciphertext + nonce + seq.to_bytes(8, "big", signed=True)).digest()
+    return {
+        "recipient": recipient,
+        "ciphertext": b64(ciphertext),
+        "nonce": b64(nonce),
+        "seq": seq,
+        "ts": 1765809007.25,
+        "hash": b64(digest),
+        **fields,
+    }
+
+
+class Peer:
+    """One socket: JSON in and out."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+
+    def send(self, frame: Mapping[str, object] | str) -> None:
+        self.connection.send(frame if isinstance(frame, str) else json.dumps(frame))
+
+    def receive(self) -> dict[str, Any]:
+        frame: dict[str, Any] = json.loads(self.connection.recv(timeout=WAIT))
+        return frame
+
+    def ask(self, frame: Mapping[str, object] | str) -> dict[str, Any]:
+        self.send(frame)
+        return self.receive()
+
+    def until(self, kind: str) -> list[dict[str, Any]]:
+        """All frames up to the first of ``kind``, that one included."""
+        frames = [self.receive()]
+        while frames[-1]["type"] != kind:
+            frames.append(self.receive())
+        return frames
+
+    def silent(self) -> bool:
+        """Whether nothing is on its way: the next thing that comes is the answer to a PING."""
+        return self.ask({"type": "PING"})["type"] == "PONG"
+
+    def closed(self) -> tuple[list[dict[str, Any]], int]:
+        """What still comes until the server closes, and its close code."""
+        frames = []
+        try:
+            while True:
+                frames.append(self.receive())
+        except ConnectionClosed as end:
+            return frames, 1006 if end.rcvd is None else end.rcvd.code
+
+
+@dataclass
+class ChatServer:
+    """A serving app."""
+
+    app: FastAPI
+    port: int
+    data_dir: Path
+    http: httpx.Client
+
+    @property
+    def ledger(self) -> Path:
+        return self.data_dir / "genesis_ledger.jsonl"
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/v1/chat/ws"
+
+    @contextmanager
+    def peer(
+        self,
+        wallet: str,
+        *,
+        bearer: str | None = None,
+        query: str = "",
+        headers: Mapping[str, str] | None = None,
+        subprotocols: list[str] | None = None,
+        anonymous: bool = False,
+        greeted: bool = True,
+    ) -> Iterator[Peer]:
+        """A socket of ``wallet``; READY has been taken when ``greeted``."""
+        given = dict(headers or {})
+        if not anonymous:
+            given["Authorization"] = f"Bearer {bearer or token(wallet)}"
+        with connect(
+            self.url + query,
+            additional_headers=given,
+            subprotocols=[Subprotocol(name) for name in subprotocols or []] or None,
+            compression=None,
+            max_size=None,
+            proxy=None,
+        ) as connection:
+            peer = Peer(connection)
+            if greeted:
+                assert peer.receive()["type"] == "READY"
+            yield peer
+
+    def get(self, path: str, wallet: str, **parameters: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {token(wallet)}"}
+        return self.http.get(path, headers=headers, params=parameters or None)
+
+    def post(self, wallet: str, body: Mapping[str, object] | bytes) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {token(wallet)}"}
+        content = body if isinstance(body, bytes) else json.dumps(body)
+        return self.http.post("/v1/chat/messages", headers=headers, content=content)
+
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.ledger.read_bytes().splitlines()]
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which says when it has started or given up."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.decided = threading.Event()
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().serve(sockets)
+        finally:
+            self.decided.set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().startup(sockets)
+        except SystemExit:  # how uvicorn ends its process; this one is the test's
+            self.should_exit = True
+        self.decided.set()
+
+
+class DidNotStart(RuntimeError):
+    """The app refused to start; its log says why."""
+
+
+@contextmanager
+def serving(app: FastAPI, data_dir: Path) -> Iterator[ChatServer]:
+    """Serve ``app`` on a free port of 127.0.0.1 until the block ends; then drain and stop."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(
+            app,
+            lifespan="on",
+            ws="websockets-sansio",
+            ws_max_size=LARGEST_FRAME,
+            ws_per_message_deflate=False,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=10,
+        )
+        server = _Server(config)
+        thread = threading.Thread(target=server.run, args=([listener],), name="server")
+        thread.start()
+        port = listener.getsockname()[1]
+        try:
+            server.decided.wait()
+            if not server.started:
+                raise DidNotStart
+            url = f"http://127.0.0.1:{port}"
+            with httpx.Client(base_url=url, timeout=WAIT, trust_env=False) as http:
+                yield ChatServer(app, port, data_dir, http)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@contextmanager
+def chat_server(data_dir: Path, **settings: Any) -> Iterator[ChatServer]:
+    """Our stand-in host with the chat; ``settings`` are the chat's own."""
+    app = create_app(
+        HostSettings.model_validate({"jwt_secret": SECRET, "data_dir": data_dir}),
+        [PLUGIN],
+        plugin_settings={"secure_chat": Settings(**settings)},
+    )
+    with serving(app, data_dir) as server:
+        yield server

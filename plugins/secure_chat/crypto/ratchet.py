@@ -64,6 +64,7 @@ class Ratchet:
     received: int = 0  # in the current receiving chain
     previous: int = 0  # length of the sending chain before
     skipped: Skipped = field(default=(), repr=False)
+    public: bytes = b""  # of ``private``, once it has sent
 
     @classmethod
     def initiator(cls, root: bytes, remote: bytes) -> Ratchet:
@@ -82,7 +83,7 @@ class Ratchet:
         state = self if self.sending is not None else self._start_sending(randomness)
         if state.sending is None or state.sent == MAX_COUNTER:
             raise Refused("the chain is used up; establish again")
-        header = Header(primitives.x25519_public(state.private), state.previous, state.sent)
+        header = Header(state.public, state.previous, state.sent)
         message_key, chain = advance(state.sending)
         sealed = seal(message_key, plaintext, associated_data + header.encode())
         return header, sealed, replace(state, sending=chain, sent=state.sent + 1)
@@ -119,7 +120,15 @@ class Ratchet:
             raise Refused("the responder cannot send before it has received")
         private = randomness(32)
         root, chain = step(self.root, primitives.x25519(private, self.remote))
-        return replace(self, root=root, private=private, sending=chain, sent=0, previous=self.sent)
+        return replace(
+            self,
+            root=root,
+            private=private,
+            public=primitives.x25519_public(private),
+            sending=chain,
+            sent=0,
+            previous=self.sent,
+        )
 
     def _start_receiving(self, remote: bytes) -> Ratchet:
         if not self.private:
@@ -142,8 +151,8 @@ class Ratchet:
     def encode(self) -> bytes:
         """For the store: secret."""
         parts = [self.root]
-        for optional in (self.private or None, self.remote, self.sending, self.receiving):
-            parts += [u8(optional is not None), optional or b""]
+        for one in (self.private, self.public, self.remote, self.sending, self.receiving):
+            parts += [u8(bool(one)), one or b""]
         parts += [u32(self.sent), u32(self.received), u32(self.previous), u16(len(self.skipped))]
         for ratchet, number, key in self.skipped:
             parts += [ratchet, u32(number), key]
@@ -152,8 +161,8 @@ class Ratchet:
     @classmethod
     def read(cls, reader: Reader) -> Ratchet:
         root = reader.take(32)
-        private, remote, sending, receiving = (
-            reader.take(32) if reader.flag() else None for _ in range(4)
+        private, public, remote, sending, receiving = (
+            reader.take(32) if reader.flag() else None for _ in range(5)
         )
         sent, received, previous, count = (
             reader.u32(),
@@ -163,7 +172,16 @@ class Ratchet:
         )
         skipped = tuple((reader.take(32), reader.u32(), reader.take(32)) for _ in range(count))
         return cls(
-            root, private or b"", remote, sending, receiving, sent, received, previous, skipped
+            root,
+            private or b"",
+            remote,
+            sending,
+            receiving,
+            sent,
+            received,
+            previous,
+            skipped,
+            public or b"",
         )
 
 

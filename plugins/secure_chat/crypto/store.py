@@ -63,6 +63,8 @@ class SessionStore:
         self._key = key
         self._randomness = randomness
         self._records: dict[bytes, bytes] = {}
+        # Each record as the blob holds it: a commit encodes only what it changes.
+        self._encoded: dict[bytes, bytes] = {}
         self._broken = False
         self.generation = 0
         if (blob := storage.read()) is not None:
@@ -101,15 +103,15 @@ class SessionStore:
         self.rolled_back = False
 
     def _write(self, changes: Mapping[bytes, bytes | None], generation: int) -> None:
-        records = dict(self._records)
+        records, encoded = dict(self._records), dict(self._encoded)
         for name, value in changes.items():
             if value is None:
                 records.pop(name, None)
+                encoded.pop(name, None)
             else:
                 records[name] = value
-        parts = [u64(generation), u32(len(records))]
-        for name, value in records.items():
-            parts += [b8(name), b32(value)]
+                encoded[name] = b8(name) + b32(value)
+        parts = (u64(generation), u32(len(records)), *encoded.values())
         nonce = self._randomness(primitives.NONCE)
         header = labelled(labels.STATE, u8(VERSION))
         sealed = primitives.seal(self._key, nonce, b"".join(parts), header)
@@ -120,7 +122,7 @@ class SessionStore:
         except BaseException:
             self._broken = True
             raise
-        self._records = records
+        self._records, self._encoded = records, encoded
         self.generation = generation
 
     def _load(self, blob: bytes) -> None:
@@ -136,7 +138,8 @@ class SessionStore:
                 raise StateUnreadable("too many records")
             for _ in range(count):
                 name = reader.take(reader.u8())
-                self._records[name] = reader.b32(MAX_RECORD)
+                value = self._records[name] = reader.b32(MAX_RECORD)
+                self._encoded[name] = b8(name) + b32(value)
             reader.end()
         except CryptoError:
             raise StateUnreadable("the state does not open: wrong key, torn or altered") from None

@@ -33,6 +33,12 @@ def leaf_hash(entry: bytes) -> bytes:
     return hashlib.sha256(b"\x00" + entry).digest()
 
 
+def leaf_hashes(entries: Sequence[bytes]) -> list[bytes]:
+    """``leaf_hash`` of each."""
+    sha256 = hashlib.sha256
+    return [sha256(b"\x00" + entry).digest() for entry in entries]
+
+
 def node_hash(left: bytes, right: bytes) -> bytes:
     """SHA-256(0x01 || left || right), for two hashes of 32 bytes."""
     return hashlib.sha256(b"\x01" + left + right).digest()
@@ -78,9 +84,14 @@ def join(nodes: Sequence[bytes]) -> bytes:
 
 def perfect_root(hashes: Sequence[bytes]) -> bytes:
     """The root over ``hashes``, whose number is a power of two."""
+    sha256 = hashlib.sha256
     level = list(hashes)
     while len(level) > 1:
-        level = [node_hash(level[i], level[i + 1]) for i in range(0, len(level), 2)]
+        # node_hash, written out: this is most of the work of keeping a tree
+        level = [
+            sha256(b"\x01" + left + right).digest()
+            for left, right in zip(level[::2], level[1::2], strict=True)
+        ]
     return level[0]
 
 

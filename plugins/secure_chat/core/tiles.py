@@ -145,25 +145,29 @@ class Edge:
             if len(self._levels[level]) != width * HASH_SIZE:
                 raise NotATile("the partial tiles are not those of this size")
 
-    def append(self, leaf: bytes) -> list[tuple[Tile, bytes]]:
-        """Add a leaf hash; return the tiles that it made full, with their bytes."""
+    def extend(self, leaves: Sequence[bytes]) -> list[tuple[Tile, bytes]]:
+        """Add leaf hashes in order; return the tiles that they made full, with their bytes."""
         full: list[tuple[Tile, bytes]] = []
-        level = 0
-        value = leaf
-        while True:
-            if level == len(self._levels):
-                self._levels.append(bytearray())
-            hashes = self._levels[level]
-            hashes += value
-            if len(hashes) < WIDTH * HASH_SIZE:
-                break
-            data = bytes(hashes)
-            full.append((Tile(level, self.size >> (HEIGHT * (level + 1))), data))
-            value = perfect_root(split_hashes(data, WIDTH))
-            hashes.clear()
-            level += 1
-        self.size += 1
+        start = 0
+        while start < len(leaves):
+            end = start + WIDTH - self.size % WIDTH
+            taken = leaves[start:end]
+            self.size += len(taken)
+            self._add(0, b"".join(taken), full)
+            start = end
         return full
+
+    def _add(self, level: int, hashes: bytes, full: list[tuple[Tile, bytes]]) -> None:
+        """Put ``hashes`` into the edge of ``level``, which has room for them."""
+        if level == len(self._levels):
+            self._levels.append(bytearray())
+        edge = self._levels[level]
+        edge += hashes
+        if len(edge) == WIDTH * HASH_SIZE:
+            data = bytes(edge)
+            edge.clear()
+            full.append((Tile(level, (self.size >> (HEIGHT * (level + 1))) - 1), data))
+            self._add(level + 1, perfect_root(split_hashes(data, WIDTH)), full)
 
     def partial(self) -> list[tuple[Tile, bytes]]:
         """The partial tiles of the tree as it is, with their bytes."""

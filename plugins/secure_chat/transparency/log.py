@@ -35,6 +35,7 @@ from plugins.secure_chat.core.merkle import (
     consistency_proof,
     inclusion_proof,
     leaf_hash,
+    leaf_hashes,
     root_at,
     verify_consistency,
     verify_inclusion,
@@ -160,12 +161,18 @@ class TransparencyLog:
         edge = self._edge
         if position <= edge.size:
             return
-        for line in _lines(self._ledger, self._offset):
-            if edge.size % WIDTH == 0:
-                self._bundles.append(self._offset)
-            for tile, data in edge.append(leaf_hash(line)):
-                self._write_full(tile, data)
-            self._offset += len(line) + 1
+        for block in _blocks(self._ledger, self._offset):
+            lines = block[: position - edge.size]
+            start, end = 0, -edge.size % WIDTH
+            while start < len(lines):
+                if end == start:
+                    self._bundles.append(self._offset)
+                    end += WIDTH
+                taken = lines[start:end]
+                for tile, data in edge.extend(leaf_hashes(taken)):
+                    self._write_full(tile, data)
+                self._offset += sum(map(len, taken)) + len(taken)
+                start = end
             if edge.size == position:
                 return
         raise LedgerUnusable(f"the ledger ends after {edge.size} of {position} records")
@@ -291,7 +298,7 @@ class TransparencyLog:
             line = next(lines, None)
             if line is None:
                 raise LedgerUnusable(f"the ledger ends after {edge.size} of {size} records")
-            for tile, data in edge.append(leaf_hash(line)):
+            for tile, data in edge.extend([leaf_hash(line)]):
                 compare(tile, data)
         if published is not None:
             for tile, data in edge.partial():
@@ -422,15 +429,21 @@ def _edge_tiles(size: int) -> Iterator[Tile]:
         level += 1
 
 
-def _lines(ledger: Path, offset: int) -> Iterator[bytes]:
-    """The ledger's complete lines from byte ``offset`` on, without their newlines."""
+def _blocks(ledger: Path, offset: int) -> Iterator[list[bytes]]:
+    """The ledger's complete lines from byte ``offset`` on, without their newlines, in batches."""
     with ledger.open("rb", buffering=0) as file:
         file.seek(offset)
         pending = b""
         while block := file.read(_READ_SIZE):
             lines = (pending + block).split(b"\n")
             pending = lines.pop()
-            yield from lines
+            yield lines
+
+
+def _lines(ledger: Path, offset: int) -> Iterator[bytes]:
+    """The same, one by one."""
+    for block in _blocks(ledger, offset):
+        yield from block
 
 
 def _last_leaf(ledger: Path, end: int) -> bytes:

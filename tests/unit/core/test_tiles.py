@@ -41,7 +41,7 @@ class Store:
         for number in range(size):
             leaf = leaf_hash(b"%d" % number)
             grown = grown.append(leaf)
-            self.tiles.update(self.edge.append(leaf))
+            self.tiles.update(self.edge.extend([leaf]))
             if number % 97 == 0 or number == size - 1:
                 assert self.edge.root() == grown.root()
             self.roots.append(grown.root())
@@ -160,8 +160,23 @@ def test_an_edge_goes_on_from_its_partial_tiles(size: int) -> None:
         levels[tile.level] = content
     resumed = Edge(first.size, levels)
     leaf = leaf_hash(b"next")
-    assert resumed.append(leaf) == first.append(leaf)
+    assert resumed.extend([leaf]) == first.extend([leaf])
     assert resumed.root() == first.root()
+
+
+@given(st.lists(st.integers(0, 700), max_size=5))
+def test_an_edge_takes_its_leaves_in_any_batches(batches: list[int]) -> None:
+    leaves = [leaf_hash(b"%d" % number) for number in range(sum(batches))]
+    edge = Edge()
+    tiles: dict[Tile, bytes] = {}
+    start = 0
+    for batch in batches:
+        tiles.update(edge.extend(leaves[start : start + batch]))
+        start += batch
+    one_by_one = Store(len(leaves))
+    assert tiles == one_by_one.tiles
+    assert edge.partial() == one_by_one.edge.partial()
+    assert edge.root() == one_by_one.edge.root()
 
 
 def test_an_edge_refuses_partial_tiles_of_another_size() -> None:

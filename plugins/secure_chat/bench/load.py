@@ -233,7 +233,9 @@ def main() -> None:
     except (RuntimeError, TimeoutError, OSError) as error:
         sys.stderr.write(f"{str(error) or 'the server did not answer in time'}\n")
         raise SystemExit(1) from None
-    sys.stdout.buffer.write(msgspec.json.encode(seen))
+    # Under PYTHONUNBUFFERED sys.stdout writes once, and a pipe may take a part only.
+    with open(sys.stdout.fileno(), "wb", closefd=False) as out:
+        out.write(msgspec.json.encode(seen))
 
 
 if __name__ == "__main__":

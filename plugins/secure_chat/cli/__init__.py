@@ -6,6 +6,7 @@ import typer
 
 from plugins.secure_chat import __version__
 from plugins.secure_chat.cli.audit import audit
+from plugins.secure_chat.cli.bench import bench
 from plugins.secure_chat.cli.serve import serve
 
 app = typer.Typer(
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 app.command("serve")(serve)
 app.command("audit")(audit)
+app.command("bench")(bench)
 
 
 @app.command("version")

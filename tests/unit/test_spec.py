@@ -1,0 +1,34 @@
+"""SPEC.md: every numbered MUST names a test that exists, and README's links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SPEC = (ROOT / "plugins/secure_chat/SPEC.md").read_text()
+REQUIREMENT = re.compile(r"^- \*\*([A-Z]\d+)\*\* (.*?)\(`([^`]+)`\)$", re.MULTILINE | re.DOTALL)
+
+
+def test_every_requirement_names_a_test_that_exists() -> None:
+    found = REQUIREMENT.findall(SPEC)
+    assert [number for number, *_ in found] == re.findall(r"^- \*\*([A-Z]\d+)\*\*", SPEC, re.M)
+    for number, sentence, test in found:
+        path, _, name = test.partition("::")
+        assert "MUST" in sentence, number
+        assert f"def {name}(" in (ROOT / path).read_text(), f"{number} names no test"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/adopting.md", "plugins/secure_chat/SPEC.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    document = ROOT / page
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+def test_paths_named_in_the_decisions_exist() -> None:
+    for record in (ROOT / "docs/ADR").glob("*.md"):
+        for path in re.findall(r"`(tests/[\w./-]+)`", record.read_text()):
+            assert (ROOT / path).exists(), f"{record.name}: {path}"

@@ -266,6 +266,6 @@ async def _body(request: Request, limit: int) -> bytes:
         if size > limit:
             raise MessageTooLarge(f"the body is over {limit} bytes")
         parts.append(part)
-    if not parts:
-        raise InvalidMessage("body", "the body is empty")
+    if size == 0:
+        raise MalformedFrame("the body is empty")
     return b"".join(parts)

@@ -94,7 +94,7 @@ class Peer:
 
     def silent(self) -> bool:
         """Whether nothing is on its way: the next thing that comes is the answer to a PING."""
-        return self.ask({"type": "PING"})["type"] == "PONG"
+        return self.ask({"type": "PING"}) == {"type": "PONG"}
 
     def closed(self) -> tuple[list[dict[str, Any]], int]:
         """What still comes until the server closes, and its close code."""

@@ -12,7 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, create_engine, delete, event, insert, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    bindparam,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.engine import Row
 from sqlalchemy.exc import DBAPIError
 
@@ -29,6 +41,18 @@ from plugins.secure_chat.mailbox.tables import (
 )
 
 PAGE: Final = 200
+
+# The statements of every commit, built once.
+_INSERT: Final = insert(messages)
+_CLEAR: Final = delete(messages).where(
+    messages.c.position.between(bindparam("first"), bindparam("last"))
+)
+_ADVANCE: Final = (
+    update(streams)
+    .where(streams.c.id == bindparam("stream_id"))
+    .where(streams.c.last_position < bindparam("last_position"))
+    .values(last_seq=bindparam("last_seq"), last_position=bindparam("last_position"))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +91,8 @@ class Mailbox:
         self._engine = engine
         self._stream_ids: dict[Stream, int] = {}
         metadata.create_all(engine)
+        with engine.connect() as connection:
+            self._highest: int = connection.scalar(select(func.max(messages.c.position))) or 0
 
     @classmethod
     def at(cls, path: Path) -> Mailbox:
@@ -288,8 +314,9 @@ class Mailbox:
         if not batch:
             return
         ends: dict[Stream, Stored] = {message.stream: message for message in batch}
-        for stream, last in ends.items():
-            place = {"last_seq": last.seq, "last_position": last.receipt.position}
+        advanced = []
+        for stream, end in ends.items():
+            place = {"last_seq": end.seq, "last_position": end.receipt.position}
             if stream not in known:
                 row = connection.execute(select(streams.c.id).where(_is(stream))).first()
                 if row is None:
@@ -300,18 +327,16 @@ class Mailbox:
                     known[stream] = key[0]
                     continue
                 known[stream] = row.id
-            connection.execute(
-                update(streams)
-                .where(
-                    streams.c.id == known[stream], streams.c.last_position < last.receipt.position
-                )
-                .values(place)
-            )
+            advanced.append({"stream_id": known[stream], **place})
+        if advanced:
+            connection.execute(_ADVANCE, advanced)
         # A group that failed may have left rows here; a batch owns the whole of its range.
         first, last_row = batch[0].receipt.position, batch[-1].receipt.position
-        connection.execute(delete(messages).where(messages.c.position.between(first, last_row)))
+        if first <= self._highest:
+            connection.execute(_CLEAR, {"first": first, "last": last_row})
+        self._highest = max(self._highest, last_row)
         connection.execute(
-            insert(messages),
+            _INSERT,
             [
                 {
                     "position": m.receipt.position,

@@ -737,6 +737,34 @@ def messages(alice: Person, bob: Person, pinned: Pinned) -> Document:
         "sender": origin,
         "prekeys": secrets_of(secrets["laptop"]),
     }
+    desk = bob.certificates["desk"]
+    public = {k: one.publish(bob.keys["desk"], desk.id) for k, one in secrets["desk"].items()}
+    spent = Bundle(desk.id, public[Kind.SIGNED], public[Kind.LAST_RESORT_KEM], None)
+    kem_secret, kem_ciphertext = pinned.encapsulate(public[Kind.LAST_RESORT_KEM].key)
+    lonely = devices.revocation_body(bob.certificates["laptop"])
+    gone = devices.revoke(
+        bob.certificates["laptop"], bob.wallet.sign(lonely.text), bob.post_quantum
+    )
+    doc.good(
+        "seal a first message",
+        "message-seal",
+        device=alice.secrets("phone"),
+        sender={**origin, "device": "phone"},
+        receiver={
+            "identity": receiver["identity"],
+            "certificates": receiver["certificates"],
+            "revocations": [doc.blob("laptop revoked", gone.encode())],
+        },
+        bundle=doc.blob("bundle", spent.encode()),
+        opened=1_700_000_000_000,
+        ephemeral=draw("seal ephemeral"),
+        kem_secret=kem_secret,
+        kem_ciphertext=kem_ciphertext,
+        content_key=draw("seal content key"),
+        nonce=draw("seal nonce", 12),
+        private=draw("seal ratchet key"),
+        content=b"hello",
+    )
     wire = [frame.to_wire() for frame in sealed]
     ciphertext = doc.blob("ciphertext", sealed[0].ciphertext)
     parsed = doc.good("envelope", "envelope-decode", ciphertext=ciphertext)

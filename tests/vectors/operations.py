@@ -384,6 +384,49 @@ def messages_open(
     return {"outcomes": outcomes}
 
 
+def message_seal(
+    device: dict[str, bytes],
+    sender: dict[str, Any],
+    receiver: dict[str, Any],
+    bundle: bytes,
+    opened: int,
+    ephemeral: bytes,
+    kem_secret: bytes,
+    kem_ciphertext: bytes,
+    content_key: bytes,
+    nonce: bytes,
+    private: bytes,
+    content: bytes,
+) -> Outcome:
+    """The first message to a device: every drawn value is given; ``private`` is the ratchet key.
+
+    Of what depends on the hedged signature (ciphertext, hash) only the parts before it are given.
+    """
+    own = _roster(sender["identity"], sender["certificates"], sender["revocations"])
+    other = _roster(receiver["identity"], receiver["certificates"], receiver["revocations"])
+    draws = iter((ephemeral, content_key, nonce, private))
+    store = SessionStore(MemoryStorage(), MemoryWitness(), bytes(32), bytes)
+    one = messenger.Messenger.create(
+        store,
+        _keys(device),
+        own,
+        sender["device"],
+        lambda _: next(draws),
+        lambda _: (kem_secret, kem_ciphertext),
+    )
+    one.learn(other)
+    one.establish(other, Bundle.decode(bundle), opened)
+    frame = one.seal(other.wallet, [other], content, 0)
+    inside = Envelope.decode(frame.ciphertext)
+    return {
+        "seq": frame.seq,
+        "previous": inside.previous,
+        "commitment": inside.commitment,
+        "wrap_section": inside.wrap_section,
+        "payload": inside.payload,
+    }
+
+
 def cid(block: bytes) -> Outcome:
     return {"cid": attachments.cid(block)}
 
@@ -421,7 +464,7 @@ OPERATIONS: dict[str, Callable[..., Outcome]] = {
         *(prekey_public, publication_verify, bundle_verify),
         *(handshake_initiate, handshake_respond, ratchet_script),
         *(conversation, associated_data, content_keys, padded_size, pad, unpad, key_wrap_data),
-        *(initiation_body, envelope_decode, messages_open),
+        *(initiation_body, envelope_decode, message_seal, messages_open),
         *(signing_input, frame_sign, frame_verify),
         *(cid, attachment_seal, attachment_open),
     )

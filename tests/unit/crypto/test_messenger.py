@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from plugins.secure_chat.crypto import envelope, primitives
 from plugins.secure_chat.crypto.envelope import MAX_CONTENT, Envelope
 from plugins.secure_chat.crypto.errors import (
     BadClassicalSignature,
@@ -26,7 +27,7 @@ from plugins.secure_chat.crypto.errors import (
 from plugins.secure_chat.crypto.frame import Frame
 from plugins.secure_chat.crypto.messenger import Message, Messenger, Opened
 from plugins.secure_chat.crypto.prekeys import Kind
-from plugins.secure_chat.crypto.streams import Continuity
+from plugins.secure_chat.crypto.streams import Continuity, Incoming
 from tests.unit.crypto.people import Device, Directory, Person, acquaint, connect, pair
 
 
@@ -165,8 +166,6 @@ def test_one_ciphertext_cannot_hold_two_messages() -> None:
     # session opens the wrap with the honest commitment, the payload check sees the other one.
     session = bob["b"]._sessions(bob["b"]._store, alice.certificates[0].id)
     wrapped = next(iter(inside.wraps.values()))
-    from plugins.secure_chat.crypto import envelope, primitives
-
     found = session.find(wrapped.session)
     assert found is not None
     data = envelope.associated_data(
@@ -174,9 +173,9 @@ def test_one_ciphertext_cannot_hold_two_messages() -> None:
     )
     key, _ = found.unwrap(wrapped, primitives.sha256(data), inside.commitment)
     assert envelope.open_payload(key, frame.nonce, data, inside) == b"x"
-    for forged in (replace(inside, commitment=other.commitment),):
-        with pytest.raises(CommitmentMismatch):
-            envelope.open_payload(key, frame.nonce, data, forged)
+    forged = replace(inside, commitment=other.commitment)
+    with pytest.raises(CommitmentMismatch):
+        envelope.open_payload(key, frame.nonce, data, forged)
     with pytest.raises(CommitmentMismatch):
         envelope.open_payload(os.urandom(32), frame.nonce, data, inside)
 
@@ -203,8 +202,6 @@ def test_drops_repeats_and_late_messages_are_told_apart() -> None:
 
 def test_numbers_that_a_sender_passed_over_lawfully_are_no_gap() -> None:
     """The hash decides: the message before is the one we have, whatever its number."""
-    from plugins.secure_chat.crypto.streams import Incoming
-
     how, stream = Incoming(3, b"h" * 32).take(7, b"h" * 32, b"i" * 32)
     assert how is Continuity.CONTINUOUS
     with pytest.raises(Replayed):
@@ -283,12 +280,12 @@ def test_no_nonce_and_no_content_key_comes_twice() -> None:
     """A10: nonces are drawn inside; no interface takes one."""
     alice, bob = established()
     rosters = [bob.roster]
-    frames = alice["a"].seal_many(Message(bob.id, rosters, b"same", 1.0) for _ in range(20_000))
-    assert len({frame.nonce for frame in frames}) == 20_000
+    frames = alice["a"].seal_many(Message(bob.id, rosters, b"same", 1.0) for _ in range(5_000))
+    assert len({frame.nonce for frame in frames}) == 5_000
     inside = [Envelope.decode(frame.ciphertext) for frame in frames]
-    assert len({one.commitment for one in inside}) == 20_000
-    assert len({one.payload for one in inside}) == 20_000
-    assert len({next(iter(one.wraps.values())).sealed for one in inside}) == 20_000
+    assert len({one.commitment for one in inside}) == 5_000
+    assert len({one.payload for one in inside}) == 5_000
+    assert len({next(iter(one.wraps.values())).sealed for one in inside}) == 5_000
 
 
 def test_after_an_old_backup_the_device_sends_only_once_it_has_begun_again() -> None:

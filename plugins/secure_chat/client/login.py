@@ -33,12 +33,12 @@ TokenSource = Callable[[], Awaitable[Token]]
 def wallet_login(base_url: str, wallet: WalletKey, *, timeout: float = 10.0) -> TokenSource:
     """A source of tokens for ``wallet`` from the host at ``base_url`` (``http://host:port``).
 
-    Each call is one login. It raises LoginRefused when trying again cannot help, and
-    ServerUnreachable when it may.
+    Each call is one login, made directly: proxies of the environment are not asked. It raises
+    LoginRefused when trying again cannot help, and ServerUnreachable when it may.
     """
 
     async def login() -> Token:
-        async with httpx.AsyncClient(base_url=base_url, timeout=timeout) as http:
+        async with httpx.AsyncClient(base_url=base_url, timeout=timeout, trust_env=False) as http:
             asked = await _post(http, "/v1/auth/challenge", {"wallet": wallet.wallet})
             text = _text(asked, "nonce")
             if _CHALLENGE.fullmatch(text) is None:

@@ -220,6 +220,9 @@ def _parse_control(
 ) -> Auth | Resume | ReceiptFrame | Ping:
     """What the frame is when it is not a well-formed CHAT_MESSAGE."""
     try:
+        # orjson has a depth limit of its own; json recurses as deep as the process was set to
+        # allow, and some libraries set that beyond what the C stack holds.
+        orjson.loads(raw)
         loose = json.loads(raw, object_pairs_hook=_pairs, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise MalformedFrame("the frame is not one JSON object in UTF-8") from None

@@ -7,14 +7,13 @@ tested elsewhere; here is only who gets what, and the order of starting and stop
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 from fastapi import FastAPI
 from pydantic import ValidationError
@@ -27,6 +26,7 @@ from v13.ATLAS.src.api.challenges import Challenges
 from v13.ATLAS.src.api.health import health_router
 from v13.ATLAS.src.api.tokens import TokenAuthority
 from v13.ATLAS.src.plugins.hookspecs import Host
+from v13.ATLAS.src.plugins.lifecycle import running
 from v13.ATLAS.src.plugins.manager import Plugins
 from v13.ATLAS.src.services import EventAnnouncer, HostServices
 from v13.ATLAS.src.settings import ConfigurationError, HostSettings
@@ -121,36 +121,16 @@ class _Lifecycle:
         A plugin that wants the ledger opened in its own way (from a checkpoint of its own) does so
         in its start; whatever is still closed then is opened, verified from the first line.
         """
-        self._host.data_dir.mkdir(parents=True, exist_ok=True)
-        starts = {start.plugin: start for start in self._plugins.implementations("atlas_start")}
-        started: list[str] = []
         try:
-            for plugin in self._plugins.names():
-                if plugin in starts:
-                    await _finished(starts[plugin](host=self._host))
-                started.append(plugin)
-            await asyncio.to_thread(self._ledger.open)
-            self._serving = True
-            yield
+            async with running(self._plugins, self._host):
+                await asyncio.to_thread(self._ledger.open)
+                self._serving = True
+                try:
+                    yield
+                finally:
+                    self._serving = False
         finally:
-            self._serving = False
-            try:
-                await self._stop(started)
-            finally:
-                await asyncio.to_thread(self._ledger.close)
-
-    async def _stop(self, started: list[str]) -> None:
-        stops = {stop.plugin: stop for stop in self._plugins.implementations("atlas_stop")}
-        errors: list[Exception] = []
-        for plugin in reversed(started):
-            if plugin not in stops:
-                continue
-            try:
-                await _finished(stops[plugin](host=self._host))
-            except Exception as error:  # noqa: BLE001 -- raised below, when all have stopped
-                errors.append(error)
-        if errors:
-            raise ExceptionGroup("plugins did not stop cleanly", errors)
+            await asyncio.to_thread(self._ledger.close)
 
     def reasons_not_ready(self) -> list[str]:
         """What the host and each plugin say; a plugin that fails to say counts as not ready."""
@@ -169,8 +149,3 @@ class _Lifecycle:
                 log.exception("host.readiness_check_failed plugin=%s", ready.plugin)
                 reasons.append(f"the readiness check of {ready.plugin} failed")
         return reasons
-
-
-async def _finished(result: Any) -> None:
-    if inspect.isawaitable(result):
-        await result

@@ -170,7 +170,9 @@ class _Connection:
         try:
             await asyncio.wait((reader, writer, closing), return_when=asyncio.FIRST_COMPLETED)
             if closing.done():
-                await asyncio.wait((reader, writer), timeout=CLOSE_SECONDS)
+                # What comes now is not read: an expired token sends no more than it receives.
+                reader.cancel()
+                await asyncio.wait((writer,), timeout=CLOSE_SECONDS)
         finally:
             service.hub.remove(self._outbox)
             service.metrics.connections.dec()

@@ -40,6 +40,29 @@ class _Line(logging.Formatter):
         return f"{moment} {record.levelname.lower()} {record.name} {message}"
 
 
+class _Scrubbed(logging.Filter):
+    """Lets every record pass, its tokens removed."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        clean = scrub(text)
+        if clean != text:
+            record.msg, record.args = clean, None
+        return True
+
+
+_SCRUBBED: Final = _Scrubbed()
+
+
+def scrub_server_logs() -> None:
+    """Keep tokens out of what the web server logs, whoever runs it and however it is set up.
+
+    uvicorn writes the whole URL of each WebSocket at INFO, the host's ``?token=`` included.
+    """
+    for name in ("uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).addFilter(_SCRUBBED)  # adding it again changes nothing
+
+
 def configure(*, as_json: bool) -> None:
     """Send all logs to stderr, INFO and above."""
     handler = logging.StreamHandler(sys.stderr)

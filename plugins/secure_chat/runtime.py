@@ -14,6 +14,7 @@ from plugins.secure_chat.errors import Close
 from plugins.secure_chat.ledger.host import adopt
 from plugins.secure_chat.ledger.journal import START, Checkpoint, Journal
 from plugins.secure_chat.ledger.port import JournalLedger, Ledger
+from plugins.secure_chat.logs import scrub_server_logs
 from plugins.secure_chat.mailbox.store import Mailbox, Stored
 from plugins.secure_chat.metrics import Metrics
 from plugins.secure_chat.service import ChatService
@@ -78,6 +79,7 @@ class Runtime:
     async def open(self) -> None:
         """Open everything or nothing. Raises LedgerError or ConfigurationError, one line each."""
         settings, hook = self.settings, self._host.hook
+        scrub_server_logs()
         fallback = None
         if settings.jwt_secret:
             check_secret(settings.jwt_secret, insecure_dev=settings.insecure_dev)

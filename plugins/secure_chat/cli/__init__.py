@@ -7,6 +7,7 @@ import typer
 from plugins.secure_chat import __version__
 from plugins.secure_chat.cli.audit import audit
 from plugins.secure_chat.cli.bench import bench
+from plugins.secure_chat.cli.demo import demo
 from plugins.secure_chat.cli.serve import serve
 
 app = typer.Typer(
@@ -16,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.command("serve")(serve)
+app.command("demo")(demo)
 app.command("audit")(audit)
 app.command("bench")(bench)
 

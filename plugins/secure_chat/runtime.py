@@ -60,7 +60,7 @@ class Index:
 
     def _flush(self) -> None:
         from_start = self._first and self.start == START
-        self._mailbox.rebuild(self._batch, self._end, from_start=from_start)
+        self._mailbox.rebuild(self._batch, self._end, from_start=from_start, first=self._first)
         self._first, self._pending, self._batch = False, 0, []
 
 

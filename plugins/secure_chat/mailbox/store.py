@@ -121,9 +121,17 @@ class Mailbox:
         self._stream_ids = known
 
     def rebuild(
-        self, batch: Sequence[Stored], checkpoint: Checkpoint, *, from_start: bool = False
+        self,
+        batch: Sequence[Stored],
+        checkpoint: Checkpoint,
+        *,
+        from_start: bool = False,
+        first: bool = True,
     ) -> None:
-        """Index ``batch``, read from the ledger up to ``checkpoint``; frames that match it stay."""
+        """Index ``batch``, read from the ledger up to ``checkpoint``; frames that match it stay.
+
+        ``first``: of the batches of one reading.
+        """
         known = {} if from_start else dict(self._stream_ids)
         with self._engine.begin() as connection:
             start = 0
@@ -131,6 +139,14 @@ class Mailbox:
                 connection.execute(delete(streams))
             elif (row := connection.execute(select(ledger_state)).first()) is not None:
                 start = row.position
+            if first:
+                # Rows that wait for a later batch keep their frames, but not their (stream, seq):
+                # what the ledger has there may be another message.
+                connection.execute(
+                    update(messages)
+                    .where(messages.c.position > start)
+                    .values(stream_id=-messages.c.position)
+                )
             kept = _frames_at(connection, batch)
             span = messages.c.position.between(start + 1, checkpoint.head.position)
             connection.execute(delete(messages).where(span))

@@ -1,0 +1,246 @@
+"""mailbox/store: what is kept for whom, in ledger order, and the index that the ledger rebuilds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from plugins.secure_chat.core.records import Head, Receipt
+from plugins.secure_chat.core.sequence import Logged, Stream
+from plugins.secure_chat.errors import LedgerUnavailable
+from plugins.secure_chat.ledger.journal import START, Checkpoint
+from plugins.secure_chat.mailbox.store import Mailbox, Stored, Waiting
+
+AB = Stream("alice", "0", "bob")
+BA = Stream("bob", "0", "alice")
+AC = Stream("alice", "0", "carol")
+A2B = Stream("alice", "phone", "bob")
+
+
+def receipt(position: int, ledger: str = "") -> Receipt:
+    stamp = f"2026-01-01T00:00:{position:02}+00:00"
+    return Receipt(position, f"id{ledger}{position}", f"event{ledger}{position}", stamp)
+
+
+def stored(
+    position: int, stream: Stream, seq: int, *, frame: bytes | None = b"?", ledger: str = ""
+) -> Stored:
+    body = b"frame%d" % position if frame == b"?" else frame
+    return Stored(stream, seq, f"hash{ledger}{stream.device}{seq}", receipt(position, ledger), body)
+
+
+def checkpoint(position: int, ledger: str = "") -> Checkpoint:
+    return Checkpoint(Head(position, f"event{ledger}{position}"), position * 100)
+
+
+def frame(position: int) -> Waiting:
+    return Waiting(position, b"frame%d" % position)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "mailbox.sqlite"
+
+
+@pytest.fixture
+def mailbox(path: Path) -> Iterator[Mailbox]:
+    opened = Mailbox.at(path)
+    yield opened
+    opened.close()
+
+
+def conversation() -> list[Stored]:
+    return [
+        stored(1, AB, 1),
+        stored(2, BA, 1),
+        stored(3, AC, 1),
+        stored(4, AB, 2),
+        stored(6, A2B, 1),
+        stored(7, BA, 5),
+    ]
+
+
+def test_every_commit_is_synced(mailbox: Mailbox) -> None:
+    with mailbox._engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+
+
+def test_an_empty_mailbox_knows_nothing(mailbox: Mailbox) -> None:
+    assert mailbox.checkpoint() == START
+    assert mailbox.last_seq(AB) == 0
+    assert mailbox.logged(AB, 1) is None
+    assert mailbox.missed("alice", 0) == []
+    assert mailbox.threads("alice") == []
+    assert mailbox.parties(1) is None
+    assert list(mailbox.newest_rows()) == []
+
+
+def test_a_wallet_gets_what_it_sent_and_received_in_ledger_order(mailbox: Mailbox) -> None:
+    mailbox.store(conversation())
+    assert mailbox.missed("alice", 0) == [frame(p) for p in (1, 2, 3, 4, 6, 7)]
+    assert mailbox.missed("bob", 2) == [frame(p) for p in (4, 6, 7)]
+    assert mailbox.missed("carol", 0) == [frame(3)]
+    assert mailbox.missed("carol", 3) == []
+    assert mailbox.missed("mallory", 0) == []
+
+
+def test_pages_join_without_loss_or_repeat(mailbox: Mailbox) -> None:
+    mailbox.store(conversation())
+    read: list[Waiting] = []
+    while page := mailbox.missed("alice", read[-1].position if read else 0, limit=2):
+        assert len(page) <= 2
+        read += page
+    assert read == mailbox.missed("alice", 0)
+
+
+def test_history_is_of_two_wallets_forwards_and_backwards(mailbox: Mailbox) -> None:
+    mailbox.store(conversation())
+    assert mailbox.history("alice", "bob") == [frame(p) for p in (1, 2, 4, 6, 7)]
+    assert mailbox.history("bob", "alice", after=2, limit=2) == [frame(4), frame(6)]
+    assert mailbox.history("bob", "alice", before=7, limit=2) == [frame(4), frame(6)]
+    assert mailbox.history("bob", "alice", before=1) == []
+    assert mailbox.history("bob", "carol") == []
+
+
+def test_threads_come_newest_first(mailbox: Mailbox) -> None:
+    mailbox.store(conversation())
+    threads = mailbox.threads("alice")
+    assert [(t.peer, t.position, t.msg_id) for t in threads] == [
+        ("bob", 7, "id7"),
+        ("carol", 3, "id3"),
+    ]
+    assert [t.peer for t in mailbox.threads("alice", limit=1, offset=1)] == ["carol"]
+
+
+def test_the_sequence_state_is_per_sender_device_and_recipient(mailbox: Mailbox) -> None:
+    mailbox.store(conversation())
+    assert [mailbox.last_seq(s) for s in (AB, BA, AC, A2B)] == [2, 5, 1, 1]
+    assert mailbox.logged(BA, 5) == (Logged("hash05", receipt(7)), True)
+    assert mailbox.logged(BA, 3) is None
+    assert mailbox.logged(Stream("alice", "0", "mallory"), 1) is None
+
+
+def test_what_was_stored_is_there_after_reopening(path: Path) -> None:
+    first = Mailbox.at(path)
+    first.store(conversation())
+    first.set_checkpoint(checkpoint(7))
+    first.close()
+    again = Mailbox.at(path)
+    assert again.checkpoint() == checkpoint(7)
+    assert again.missed("bob", 0) == [frame(p) for p in (1, 2, 4, 6, 7)]
+    again.close()
+
+
+def test_a_second_mailbox_on_the_file_sees_each_commit(path: Path, mailbox: Mailbox) -> None:
+    other = Mailbox.at(path)
+    mailbox.store([stored(1, AB, 1)])
+    assert other.last_seq(AB) == 1
+    other.close()
+
+
+def test_storing_again_replaces_what_stood_at_the_positions(mailbox: Mailbox) -> None:
+    """A group that failed leaves rows; the group that takes its positions owns them."""
+    mailbox.store([stored(1, AB, 1), stored(2, AC, 1)])
+    mailbox.store([stored(1, BA, 1), stored(2, AB, 1)])
+    assert mailbox.missed("carol", 0) == []
+    assert [w.position for w in mailbox.missed("bob", 0)] == [1, 2]
+
+
+def test_expired_ciphertext_is_gone_and_its_place_is_told(mailbox: Mailbox) -> None:
+    mailbox.store(conversation())
+    assert mailbox.expire(receipt(3).timestamp) == 2
+    assert mailbox.expire(receipt(3).timestamp) == 0
+    assert mailbox.missed("alice", 0)[:3] == [Waiting(1, None), Waiting(2, None), frame(3)]
+    found = mailbox.logged(AB, 1)
+    assert found == (Logged("hash01", receipt(1)), False)
+
+
+def test_receipts_are_kept_once_and_told_to_the_sender(mailbox: Mailbox) -> None:
+    mailbox.store(conversation())
+    assert mailbox.parties(2) == ("bob", "alice")
+    assert mailbox.add_receipt(1, "bob", "read")
+    assert not mailbox.add_receipt(1, "bob", "read")
+    assert mailbox.add_receipt(1, "bob", "delivered")
+    assert mailbox.add_receipt(4, "bob", "delivered")
+    assert sorted(mailbox.receipts_for("alice", 0)) == [
+        (1, "bob", "delivered"),
+        (1, "bob", "read"),
+        (4, "bob", "delivered"),
+    ]
+    assert mailbox.receipts_for("alice", 1) == [(4, "bob", "delivered")]
+    assert mailbox.receipts_for("bob", 0) == []
+
+
+def test_what_the_ledger_lacks_is_forgotten(mailbox: Mailbox) -> None:
+    mailbox.store(conversation())
+    mailbox.add_receipt(7, "alice", "read")
+    mailbox.drop_after(3)
+    assert [w.position for w in mailbox.missed("alice", 0)] == [1, 2, 3]
+    assert [mailbox.last_seq(s) for s in (AB, BA, AC, A2B)] == [1, 1, 1, 0]
+    assert mailbox.receipts_for("bob", 0) == []
+    assert [t.position for t in mailbox.threads("bob")] == [2]
+    mailbox.store([stored(4, A2B, 1), stored(5, AB, 2)])
+    assert [mailbox.last_seq(s) for s in (AB, A2B)] == [2, 1]
+
+
+def test_dropping_everything_leaves_an_empty_mailbox(mailbox: Mailbox) -> None:
+    mailbox.store(conversation())
+    mailbox.drop_after(0)
+    assert mailbox.missed("alice", 0) == []
+    assert mailbox.threads("alice") == []
+
+
+def from_ledger(count: int) -> list[Stored]:
+    return [stored(m.receipt.position, m.stream, m.seq, frame=None) for m in conversation()][:count]
+
+
+def test_an_index_rebuilt_from_the_ledger_keeps_frames_that_match(mailbox: Mailbox) -> None:
+    mailbox.store(conversation())
+    before = mailbox.missed("alice", 0)
+    mailbox.rebuild(from_ledger(6), checkpoint(7), from_start=True)
+    assert mailbox.missed("alice", 0) == before
+    assert mailbox.checkpoint() == checkpoint(7)
+    assert [mailbox.last_seq(s) for s in (AB, BA, AC, A2B)] == [2, 5, 1, 1]
+
+
+def test_an_index_rebuilt_without_frames_says_that_they_are_gone(mailbox: Mailbox) -> None:
+    mailbox.rebuild(from_ledger(6), checkpoint(7), from_start=True)
+    assert mailbox.missed("carol", 0) == [Waiting(3, None)]
+    assert mailbox.logged(AB, 2) == (Logged("hash02", receipt(4)), False)
+
+
+def test_frames_of_another_ledger_are_never_shown_as_this_ones(mailbox: Mailbox) -> None:
+    mailbox.store([stored(p, AB, p, ledger="old") for p in range(1, 6)])
+    mailbox.set_checkpoint(checkpoint(5, "old"))
+    mailbox.rebuild(from_ledger(2), checkpoint(2), from_start=True)
+    mailbox.drop_after(2)
+    assert mailbox.missed("alice", 0) == [Waiting(1, None), Waiting(2, None)]
+    assert mailbox.last_seq(AB) == 1
+
+
+def test_rebuilding_in_parts_is_rebuilding_at_once(mailbox: Mailbox) -> None:
+    """Rows further on, of streams in another order, are not in the way of the first part."""
+    mailbox.store([stored(1, AC, 1, ledger="old"), stored(5, AC, 2, ledger="old")])
+    mailbox.store([stored(6, A2B, 1)])
+    mailbox.set_checkpoint(checkpoint(6, "old"))
+    whole = [stored(p, AB, p, frame=None) for p in range(1, 6)]
+    whole.append(stored(6, A2B, 1, frame=None))
+    mailbox.rebuild(whole[:2], checkpoint(2), from_start=True)
+    mailbox.rebuild(whole[2:4], checkpoint(4))
+    mailbox.rebuild(whole[4:], checkpoint(6))
+    assert mailbox.missed("bob", 0) == [Waiting(p, None) for p in range(1, 6)] + [frame(6)]
+    assert [mailbox.last_seq(s) for s in (AB, A2B, AC)] == [5, 1, 0]
+
+
+def test_a_database_that_cannot_be_written_is_said_without_its_values(path: Path) -> None:
+    opened = Mailbox.at(path)
+    with opened._engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA query_only=1")
+    secret = stored(1, Stream("alice", "0", "s3cret"), 1)
+    with pytest.raises(LedgerUnavailable) as refused:
+        opened.store([secret])
+    assert "s3cret" not in refused.value.detail
+    opened.close()

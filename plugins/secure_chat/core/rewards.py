@@ -335,6 +335,23 @@ def features(account: Account) -> tuple[int, int, int]:
     return (account.paid * CHR, account.counterparties * CHR, account.conversations * CHR)
 
 
+def statement_line(epoch: Epoch, wallet: str) -> dict[str, object] | None:
+    """What the epoch's statement says of one wallet; None when it had no exchange."""
+    account = epoch.accounts.get(wallet)
+    if account is None or account.exchanged == 0:
+        return None
+    return {
+        "wallet": wallet,
+        "sent": account.sent,
+        "exchanged": account.exchanged,
+        "paid": account.paid,
+        "counterparties": account.counterparties,
+        "conversations": account.conversations,
+        "capped": account.earned > epoch.rules.cap,
+        "reward": str(reward(epoch.rules, account)),
+    }
+
+
 def statement(epoch: Epoch, signatures: str) -> bytes:
     """The epoch's reward statement: canonical JSON in ASCII, sorted, without white space.
 
@@ -347,22 +364,10 @@ def statement(epoch: Epoch, signatures: str) -> bytes:
     wallets: list[dict[str, object]] = []
     total = 0
     for wallet in sorted(epoch.accounts):
-        account = epoch.accounts[wallet]
-        if account.exchanged:
-            amount = reward(rules, account)
-            total += amount
-            wallets.append(
-                {
-                    "wallet": wallet,
-                    "sent": account.sent,
-                    "exchanged": account.exchanged,
-                    "paid": account.paid,
-                    "counterparties": account.counterparties,
-                    "conversations": account.conversations,
-                    "capped": account.earned > rules.cap,
-                    "reward": str(amount),
-                }
-            )
+        line = statement_line(epoch, wallet)
+        if line is not None:
+            total += reward(rules, epoch.accounts[wallet])
+            wallets.append(line)
     totals = epoch.totals
     return _canonical(
         {

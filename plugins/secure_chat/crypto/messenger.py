@@ -8,7 +8,8 @@ client's. What the caller must still do is said at each method.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from plugins.secure_chat.core.envelope import MAX_CIPHERTEXT, MAX_SEQ
 from plugins.secure_chat.crypto import envelope, labels, pqxdh, primitives
@@ -46,7 +47,7 @@ from plugins.secure_chat.crypto.store import SessionStore
 from plugins.secure_chat.crypto.streams import Continuity, Incoming, Outgoing
 
 # Secrets of one-time prekeys kept, of each kind: five full publications. The oldest go first.
-MAX_ONE_TIME_KEPT = 5 * MAX_ONE_TIME
+MAX_ONE_TIME_KEPT: Final = 5 * MAX_ONE_TIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +133,9 @@ class _Counters:
         return counters
 
 
-_SELF = b"self"
-_COUNTERS = b"prekeys"
+_SELF: Final = b"self"
+_COUNTERS: Final = b"prekeys"
+_NUMBERS_PASSED: Final = 1 << 20  # more prekeys than a device makes between two backups
 
 
 class Messenger:
@@ -263,13 +265,7 @@ class Messenger:
             made.append(PrekeySecret.generate(kind, number, self._randomness))
             work.put(_prekey_name(kind, number), made[-1].secret)
             number += 1
-        counters = _Counters(
-            counters.signed,
-            counters.last_resort,
-            counters.old_signed,
-            counters.old_last_resort,
-            number,
-        )
+        counters = replace(counters, next=number)
         work.put(_COUNTERS, counters.encode())
         for kind in (Kind.ONE_TIME, Kind.ONE_TIME_KEM):
             kept = sorted(self._store.names(_prekey_prefix(kind)))
@@ -527,7 +523,12 @@ class Messenger:
         """
         store = self._store
         dropped = (*store.names(b"session/"), *store.names(b"prekey/"))
-        store.begin_again(dict.fromkeys(dropped))
+        changes: dict[bytes, bytes | None] = dict.fromkeys(dropped)
+        if (data := store.get(_COUNTERS)) is not None:
+            # The numbers given out since the backup must not be given to other keys.
+            counters = _Counters.decode(data)
+            changes[_COUNTERS] = replace(counters, next=counters.next + _NUMBERS_PASSED).encode()
+        store.begin_again(changes)
 
     def fast_forward(self, recipient: str, last_seq: int) -> None:
         """Continue the stream to ``recipient`` above ``last_seq`` (the server's). Recipients see a

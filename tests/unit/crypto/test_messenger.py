@@ -310,7 +310,9 @@ def test_after_an_old_backup_the_device_sends_only_once_it_has_begun_again() -> 
     restored.begin_again()
     with pytest.raises(CryptoError):
         restored.open(answer, bob.roster)
-    directory.publish(restored.publish_prekeys(1, rotate=True))
+    published = restored.publish_prekeys(1, rotate=True)
+    assert published.signed.id > 1 << 20
+    directory.publish(published)
     restored.fast_forward(bob.id, 2)
     restored.establish(bob.roster, directory.claim(bob.certificates[0].id), 2_000)
     frame = restored.seal(bob.id, [bob.roster], b"4", 1.0)

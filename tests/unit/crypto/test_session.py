@@ -7,8 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from plugins.secure_chat.crypto.envelope import ADDRESS, Envelope
-from plugins.secure_chat.crypto.errors import UnknownPrekey, UnknownSession
+from plugins.secure_chat.crypto import labels, primitives
+from plugins.secure_chat.crypto.envelope import (
+    ADDRESS,
+    Envelope,
+    associated_data,
+    encode_wraps,
+    initiation_body,
+)
+from plugins.secure_chat.crypto.errors import DecryptError, UnknownPrekey, UnknownSession
 from plugins.secure_chat.crypto.frame import Frame
 from plugins.secure_chat.crypto.messenger import Messenger
 from plugins.secure_chat.crypto.session import MAX_SESSIONS
@@ -108,6 +115,30 @@ def test_a_wrap_of_no_known_session_is_refused_by_name() -> None:
     with pytest.raises(UnknownSession):
         bob["b"].open(forged.signed(alice.devices["a"].keys.signing), alice.roster)
     assert bob["b"].open(frame, alice.roster).content == b"x"
+
+
+def test_a_wrap_that_names_another_session_than_it_opens_is_refused() -> None:
+    """Though its sender signs it with both keys: the id is the transcript's, not one's choice."""
+    alice, bob, directory = pair()
+    connect(alice["a"], [bob], directory)
+    frame = alice["a"].seal(bob.id, [bob.roster], b"x", 1.0)
+    inside, keys = Envelope.decode(frame.ciphertext), alice.devices["a"].keys
+    data = associated_data(alice.id, "a", bob.id, 1, inside.previous)
+    digest = primitives.sha256(data)
+
+    def resigned(session: bytes | None) -> Frame:
+        wraps = {
+            address: replace(one, session=session or one.session)
+            for address, one in inside.wraps.items()
+        }
+        body = initiation_body(digest, inside.commitment, encode_wraps(wraps))
+        initiation = keys.sign(labels.INITIATION, body)[1]
+        changed = replace(inside, wraps=wraps, initiation=initiation).encode()
+        return replace(frame, ciphertext=changed).signed(keys.signing)
+
+    with pytest.raises(DecryptError, match="another session"):
+        bob["b"].open(resigned(os.urandom(16)), alice.roster)
+    assert bob["b"].open(resigned(None), alice.roster).content == b"x"
 
 
 def test_an_opening_replayed_after_the_one_time_keys_went_finds_no_prekey() -> None:

@@ -15,7 +15,7 @@ What its encryption protects, and what it does not, is said in ``session.py``.
 from plugins.secure_chat.client.backoff import Backoff
 from plugins.secure_chat.client.chat import ChatClient, Receipt, Received, Refused
 from plugins.secure_chat.client.contact import ContactCard, ContactKey
-from plugins.secure_chat.client.login import Token, wallet_login
+from plugins.secure_chat.client.login import Token, TokenSource, wallet_login
 from plugins.secure_chat.client.session import Session, StaticSession
 from plugins.secure_chat.client.state import ClientState
 from plugins.secure_chat.crypto.wallet import WalletKey
@@ -32,6 +32,7 @@ __all__ = [
     "Session",
     "StaticSession",
     "Token",
+    "TokenSource",
     "WalletKey",
     "wallet_login",
 ]

@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +114,8 @@ class ChatServer:
     port: int
     data_dir: Path
     http: httpx.Client
+    stop: Callable[[], None]
+    """Begin to stop, as SIGTERM does; the end of the block waits for it."""
 
     @property
     def ledger(self) -> Path:
@@ -172,6 +174,9 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self.decided = threading.Event()
 
+    def begin_to_stop(self) -> None:
+        self.should_exit = True
+
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         try:
             await super().serve(sockets)
@@ -214,9 +219,9 @@ def serving(app: FastAPI, data_dir: Path) -> Iterator[ChatServer]:
                 raise DidNotStart
             url = f"http://127.0.0.1:{port}"
             with httpx.Client(base_url=url, timeout=WAIT, trust_env=False) as http:
-                yield ChatServer(app, port, data_dir, http)
+                yield ChatServer(app, port, data_dir, http, server.begin_to_stop)
         finally:
-            server.should_exit = True
+            server.begin_to_stop()
             thread.join()
 
 

@@ -1,0 +1,220 @@
+"""Order, budgets and endings: RESUME under load, one budget a wallet, how connections close."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from plugins.secure_chat.transport.socket import MAX_LIMITED
+from tests.plugin.chat_server import (
+    ALICE,
+    BOB,
+    CAROL,
+    ChatServer,
+    chat_server,
+    message,
+)
+
+PER_SENDER = 60
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatServer]:
+    with chat_server(tmp_path_factory.mktemp("chat")) as server:
+        yield server
+
+
+def _send_all(server: ChatServer, sender: str, recipient: str, count: int) -> None:
+    with server.peer(sender) as peer:
+        for seq in range(1, count + 1):
+            peer.send(message(recipient, seq))
+        assert {peer.receive()["type"] for _ in range(count)} == {"ACK"}
+
+
+def test_resume_gives_each_missed_message_once_in_ledger_order(server: ChatServer) -> None:
+    _send_all(server, ALICE, "resumed", 30)
+    with server.peer("resumed") as peer:
+        peer.send({"type": "RESUME", "after": 0})
+        everything = peer.until("RESUMED")
+        positions = [frame["position"] for frame in everything[:-1]]
+        assert len(positions) == 30
+        assert positions == sorted(set(positions))
+        assert everything[-1] == {
+            "type": "RESUMED",
+            "position": everything[-1]["position"],
+            "complete": True,
+        }
+        assert everything[-1]["position"] >= positions[-1]
+        peer.send({"type": "RESUME", "after": positions[19]})
+        again = [frame["position"] for frame in peer.until("RESUMED")[:-1]]
+        assert again == positions[20:]
+        peer.send({"type": "RESUME", "after": 2**53 - 1})
+        assert [frame["type"] for frame in peer.until("RESUMED")] == ["RESUMED"]
+
+
+def test_resume_under_concurrent_sends_has_no_gap_and_no_duplicate(server: ChatServer) -> None:
+    recipient = "busy"
+    senders = [f"sender-{n}" for n in range(4)]
+    _send_all(server, senders[0], recipient, PER_SENDER)
+    threads = [
+        threading.Thread(target=_send_all, args=(server, sender, recipient, PER_SENDER))
+        for sender in senders[1:]
+    ]
+    with server.peer(recipient) as peer:
+        for thread in threads:
+            thread.start()
+        peer.send({"type": "RESUME", "after": 0})
+        received: list[tuple[int, str, int]] = []
+        resumed = 0
+        while len(received) < PER_SENDER * len(senders) or not resumed:
+            frame = peer.receive()
+            if frame["type"] == "RESUMED":
+                resumed = frame["position"]
+            elif frame["type"] == "CHAT_MESSAGE":
+                received.append((frame["position"], frame["sender"], frame["seq"]))
+        for thread in threads:
+            thread.join()
+        assert peer.silent()
+    # What was sent live before RESUME was taken comes again in the replay, and only that.
+    positions = [position for position, _, _ in received]
+    replay = positions.index(min(positions))
+    ordered = positions[replay:]
+    assert ordered == sorted(set(ordered))
+    expected = {(sender, seq) for sender in senders for seq in range(1, PER_SENDER + 1)}
+    assert {(sender, seq) for _, sender, seq in received[replay:]} == expected
+
+
+def test_a_second_resume_waits_for_the_first(server: ChatServer) -> None:
+    _send_all(server, CAROL, "twice", 100)
+    with server.peer("twice") as peer:
+        for _ in range(2):
+            peer.send({"type": "RESUME", "after": 0})
+        frames = [peer.receive() for _ in range(102)]
+        assert sorted({frame["type"] for frame in frames}) == ["CHAT_MESSAGE", "ERROR", "RESUMED"]
+        assert [f["code"] for f in frames if f["type"] == "ERROR"] == ["malformed_frame"]
+        assert peer.silent()
+
+
+def test_a_sender_finds_receipts_that_came_while_away(server: ChatServer) -> None:
+    sender = "away"
+    with server.peer(sender) as peer:
+        position = peer.ask(message(BOB, 1))["position"]
+    receipt = {"type": "RECEIPT", "kind": "read", "position": position}
+    with server.peer(BOB) as bob:
+        bob.send(receipt)
+        assert bob.silent()
+    with server.peer(sender) as peer:
+
+        def resumed() -> list[dict[str, object]]:
+            peer.send({"type": "RESUME", "after": position - 1})
+            return peer.until("RESUMED")
+
+        # The receipt is stored beside the frames that follow it; ask until it is.
+        while not (found := [f for f in resumed() if f["type"] == "RECEIPT"]):
+            pass
+    # Once from the store; a second time when it was given while this socket was open.
+    assert all(notice == {**receipt, "wallet": BOB} for notice in found)
+
+
+# -- one budget for each wallet (A19) --------------------------------------------------------------
+
+
+def test_sockets_and_rest_of_a_wallet_share_one_budget(tmp_path: Path) -> None:
+    with (
+        chat_server(tmp_path, rate_per_second=0.001, burst=20) as server,
+        server.peer(ALICE) as one,
+        server.peer(ALICE) as two,
+        server.peer(BOB) as bob,
+    ):
+        for number in range(6):
+            assert one.ask({"type": "PING"})["type"] == "PONG"
+            assert two.ask("not a frame")["code"] == "malformed_frame"  # costs as much
+            status = server.get("/v1/chat/ledger/head", ALICE).status_code
+            assert status == 200, number
+        assert one.ask(message(BOB, 1))["type"] == "ACK"
+        assert two.receive()["type"] == "CHAT_MESSAGE"  # what another device of hers sent
+        assert server.post(ALICE, message(BOB, 2)).status_code == 201
+        for peer in (one, two, bob, bob):
+            assert peer.receive()["type"] == "CHAT_MESSAGE"
+        refused = one.ask(message(BOB, 3))
+        assert (refused["code"], refused["seq"], refused["recipient"]) == ("rate_limited", 3, BOB)
+        assert refused["retry_after"] > 0
+        assert two.ask({"type": "PING"})["code"] == "rate_limited"
+        for answer in (server.get("/v1/chat/threads", ALICE), server.post(ALICE, message(BOB, 3))):
+            assert answer.status_code == 429
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert int(answer.headers["retry-after"]) >= 1
+            assert answer.json()["code"] == "rate_limited"
+        with server.peer(ALICE) as third:  # a new socket brings no new budget
+            assert third.ask({"type": "PING"})["code"] == "rate_limited"
+        assert bob.silent()  # others have their own
+
+
+def test_after_retry_after_seconds_a_request_is_taken_again(tmp_path: Path) -> None:
+    with (
+        chat_server(tmp_path, rate_per_second=4.0, burst=1) as server,
+        server.peer(ALICE) as alice,
+    ):
+        assert alice.silent()
+        refused = alice.ask({"type": "PING"})
+        assert 0 < refused["retry_after"] <= 0.25
+        time.sleep(refused["retry_after"])
+        assert alice.silent()
+
+
+def test_flooding_ends_the_connection_4429(tmp_path: Path) -> None:
+    with (
+        chat_server(tmp_path, rate_per_second=0.001, burst=1) as server,
+        server.peer(ALICE) as alice,
+        server.peer(BOB) as bob,
+    ):
+        assert alice.silent()
+        for _ in range(MAX_LIMITED):
+            alice.send({"type": "PING"})
+        frames, code = alice.closed()
+        assert {frame["code"] for frame in frames} == {"rate_limited"}
+        assert len(frames) == MAX_LIMITED
+        assert code == 4429
+        assert bob.silent()
+
+
+# -- other endings ---------------------------------------------------------------------------------
+
+
+def test_a_peer_that_does_not_read_is_closed_4408_and_loses_nothing(tmp_path: Path) -> None:
+    count, size = 40, 1 << 20
+    with chat_server(tmp_path, outbox_bytes=1 << 16) as server, server.peer(ALICE) as alice:
+        with server.peer(BOB) as bob:
+            # The library pauses its socket when nobody takes frames: the server's buffer fills.
+            for seq in range(1, count + 1):
+                assert alice.ask(message(BOB, seq, bytes(size)))["type"] == "ACK"
+            frames, code = bob.closed()
+            assert code == 4408
+            assert len(frames) < count
+        with server.peer(BOB) as bob:
+            bob.send({"type": "RESUME", "after": 0})
+            assert [f["seq"] for f in bob.until("RESUMED")[:-1]] == list(range(1, count + 1))
+
+
+def test_stopping_commits_what_is_in_flight_and_closes_1012(tmp_path: Path) -> None:
+    with chat_server(tmp_path) as server, server.peer(ALICE) as alice:
+        sent = [message(BOB, seq) for seq in range(1, 101)]
+        for frame in sent:
+            alice.send(frame)
+        server.stop()
+        frames, code = alice.closed()
+        assert code == 1012
+        acked = [frame["seq"] for frame in frames if frame["type"] == "ACK"]
+    logged = [record["metadata"]["seq"] for record in server.records()]
+    assert logged == list(range(1, len(logged) + 1))
+    assert set(acked) <= set(logged)
+    with chat_server(tmp_path) as again, again.peer(ALICE) as alice:
+        for frame in sent:
+            alice.send(frame)
+        acks = [alice.receive() for _ in sent]
+    assert [ack["position"] for ack in acks] == list(range(1, 101))
+    assert [ack["duplicate"] for ack in acks].count(True) == len(logged)

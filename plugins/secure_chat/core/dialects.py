@@ -65,6 +65,10 @@ _V2_KEYS: Final = (
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
+MAX_DEPTH: Final = 200  # of a record's JSON; the host's have three levels
+_JSON_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
 class Family(StrEnum):
     """Which recipe a record follows."""
 
@@ -220,6 +224,8 @@ def parse(line: bytes, position: int) -> Line:
     The hash is recomputed; ``is_canonical`` says whether the line is byte for byte what the dialect
     writes, so that no byte can change unseen, white space and key order included.
     """
+    if line.count(b"[") + line.count(b"{") > MAX_DEPTH and _depth(line) > MAX_DEPTH:
+        raise NotARecord("it is nested too deeply")
     if line.startswith(b'{"id": '):
         try:
             fields = _V1_READER.decode(line)
@@ -229,6 +235,18 @@ def parse(line: bytes, position: int) -> Line:
         if plain is not None and plain[1] == line and plain[0] == fields.hash:
             return Line(_v1_record(fields, position), V1, True, True)
     return _parse_exact(line, position)
+
+
+def _depth(line: bytes) -> int:
+    """How deep ``line`` nests, without recursing: parsers recurse on a stack that has an end."""
+    deepest = depth = 0
+    for byte in _JSON_STRING.sub(b"", line):
+        if byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"]}":
+            depth -= 1
+    return deepest
 
 
 def _parse_exact(line: bytes, position: int) -> Line:

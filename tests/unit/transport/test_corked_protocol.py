@@ -1,0 +1,68 @@
+"""The corked transport: every byte, in order, in fewer writes, and none held back at the end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from plugins.secure_chat.transport.corked_protocol import MAX_CORKED, CorkedTransport
+
+
+class Wire(asyncio.Transport):
+    """A transport that keeps what is written to it, and in what order it was closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: list[Any] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.done.append(bytes(data))
+
+    def close(self) -> None:
+        self.done.append("close")
+
+    def abort(self) -> None:
+        self.done.append("abort")
+
+
+async def test_frames_of_one_turn_of_the_loop_are_one_write_in_their_order() -> None:
+    wire = Wire()
+    corked = CorkedTransport(wire, asyncio.get_running_loop())
+    for data in (b"a", b"b", b"c"):
+        corked.write(data)
+    assert wire.done == []
+    await asyncio.sleep(0)
+    assert wire.done == [b"abc"]
+    corked.write(b"d")
+    await asyncio.sleep(0)
+    assert wire.done == [b"abc", b"d"]
+
+
+async def test_closing_sends_what_is_corked_first() -> None:
+    wire = Wire()
+    corked = CorkedTransport(wire, asyncio.get_running_loop())
+    corked.write(b"goodbye")
+    corked.close()
+    await asyncio.sleep(0)
+    assert wire.done == [b"goodbye", "close"]
+
+
+async def test_aborting_sends_nothing_more() -> None:
+    wire = Wire()
+    corked = CorkedTransport(wire, asyncio.get_running_loop())
+    corked.write(b"lost")
+    corked.abort()
+    await asyncio.sleep(0)
+    assert wire.done == ["abort"]
+
+
+async def test_a_full_cork_reaches_the_transport_at_once_so_that_it_can_push_back() -> None:
+    wire = Wire()
+    corked = CorkedTransport(wire, asyncio.get_running_loop())
+    corked.write(b"x" * (MAX_CORKED - 1))
+    assert wire.done == []
+    corked.write(b"y")
+    assert [len(data) for data in wire.done] == [MAX_CORKED]
+    corked.write(b"z")
+    await asyncio.sleep(0)
+    assert wire.done[1:] == [b"z"]

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from plugins.secure_chat.core.message_event import claims_to_be_secure, from_record
 from plugins.secure_chat.core.records import Head, Receipt, Record
-from plugins.secure_chat.errors import Close
+from plugins.secure_chat.errors import Close, LedgerUnavailable
 from plugins.secure_chat.ledger.host import adopt
 from plugins.secure_chat.ledger.journal import START, Checkpoint, Journal
 from plugins.secure_chat.ledger.port import JournalLedger, Ledger
@@ -150,7 +150,12 @@ class Runtime:
 
     async def _expire(self, days: float) -> None:
         while True:
-            dropped = await self.opened().service.expire(datetime.now(UTC) - timedelta(days=days))
+            service, before = self.opened().service, datetime.now(UTC) - timedelta(days=days)
+            try:
+                dropped = await service.expire(before)
+            except LedgerUnavailable as error:
+                log.warning("mailbox.not_expired reason=%s", error.detail)
+                dropped = 0
             if dropped:
                 log.info("mailbox.expired messages=%d", dropped)
             await asyncio.sleep(_RETENTION_SECONDS)

@@ -28,7 +28,6 @@ from plugins.secure_chat.errors import (
     NotAMember,
     RateLimited,
     Refusal,
-    SecureChatError,
 )
 from plugins.secure_chat.hub import Hub, Outbox
 from plugins.secure_chat.ledger.port import Ledger
@@ -98,6 +97,9 @@ class ChatService:
         self._task: asyncio.Task[None] | None = None
         self._draining = False
         self._saved_position = self.delivered_position
+        # What the mailbox still has to do before the next commit, when it could not be written.
+        self._unstored: list[Stored] = []  # committed and not stored: at most one group
+        self._orphaned = False  # it may hold rows that were refused by the ledger
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="sequencer")
@@ -109,9 +111,13 @@ class ChatService:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        if self.ledger.stopped is None:
+        if self.ledger.stopped is None and await self._mend_mailbox() is None:
+            # Only then does the mailbox have all that the checkpoint would vouch for.
             checkpoint = self.ledger.checkpoint
-            await self._in(self._writer, lambda: self.mailbox.set_checkpoint(checkpoint))
+            try:
+                await self._in(self._writer, lambda: self.mailbox.set_checkpoint(checkpoint))
+            except LedgerUnavailable as error:
+                log.warning("mailbox.checkpoint_not_saved reason=%s", error.detail)
         self._writer.shutdown()
         self._readers.shutdown()
 
@@ -215,6 +221,11 @@ class ChatService:
             self._idle.set()
 
     async def _process(self, items: list[_Item]) -> None:
+        not_mended = await self._mend_mailbox()
+        if not_mended is not None:
+            for item in items:
+                item.reply(not_mended)
+            return
         group = await self._sequence(items)
         if group.fresh:
             await self._commit(group)
@@ -268,11 +279,11 @@ class ChatService:
     async def _commit(self, group: _Group) -> None:
         """Commit the fresh messages as one group, then deliver and acknowledge them."""
         frames: list[bytes] = []
+        batch: list[Stored] = []
         not_stored: LedgerUnavailable | None = None
 
         async def alongside(receipts: list[Receipt]) -> None:
             nonlocal not_stored
-            batch = []
             for (item, _), receipt in zip(group.fresh, receipts, strict=True):
                 envelope = item.envelope
                 frames.append(delivered(envelope, receipt))
@@ -304,7 +315,9 @@ class ChatService:
         for item, _ in group.fresh:
             self._last_seq[item.envelope.stream] = item.envelope.seq
         if not_stored is not None:
-            # Logged, but the ciphertext is not safe. No ACK: the retry brings it again.
+            # Logged, but the ciphertext is not safe. No ACK, and nothing else is committed before
+            # the mailbox has it; after a crash the retry brings it again.
+            self._unstored = batch
             for item, _ in group.fresh + group.echoes:
                 item.reply(not_stored)
             return
@@ -337,17 +350,43 @@ class ChatService:
 
     async def _forget_uncommitted(self) -> None:
         """After a failed commit: the mailbox must not hold what the ledger does not."""
-        position = self.ledger.checkpoint.head.position
+        self._orphaned = True
+        not_mended = await self._mend_mailbox()
+        if not_mended is not None:
+            log.error("mailbox.not_cleaned reason=%s", not_mended.detail)
+
+    async def _mend_mailbox(self) -> LedgerUnavailable | None:
+        """Bring the mailbox level with the ledger where it could not be written; or why not yet.
+
+        While it is behind, its sequence state is too, so nothing may be decided from it.
+        """
         try:
-            await self._in(self._writer, lambda: self.mailbox.drop_after(position))
-        except SecureChatError:
-            log.error("mailbox.not_cleaned position=%d", position)
+            if self._orphaned:
+                position = self.ledger.checkpoint.head.position
+                await self._in(self._writer, lambda: self.mailbox.drop_after(position))
+                self._orphaned = False
+            if self._unstored:
+                batch = self._unstored
+                await self._in(self._writer, lambda: self.mailbox.store(batch))
+                self._unstored = []
+                self.delivered_position = batch[-1].receipt.position
+                for message in batch:
+                    if message.frame is not None:
+                        stream = message.stream
+                        self.hub.deliver(message.frame, stream.recipient, stream.sender, None)
+                self.metrics.delivered(len(batch))
+        except LedgerUnavailable as error:
+            return error
+        return None
 
     async def _save_checkpoint(self) -> None:
         checkpoint = self.ledger.checkpoint
         if checkpoint.head.position - self._saved_position >= CHECKPOINT_EVERY:
             self._saved_position = checkpoint.head.position
-            await self._in(self._writer, lambda: self.mailbox.set_checkpoint(checkpoint))
+            try:
+                await self._in(self._writer, lambda: self.mailbox.set_checkpoint(checkpoint))
+            except LedgerUnavailable as error:  # it only spares work at the next start
+                log.warning("mailbox.checkpoint_not_saved reason=%s", error.detail)
 
     async def _in(self, executor: ThreadPoolExecutor, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(executor, call)

@@ -6,6 +6,7 @@ rises with seq, so a wallet's messages are the merge of its streams.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -110,14 +111,12 @@ class Mailbox:
     def store(self, batch: Sequence[Stored]) -> None:
         """Store ``batch`` durably; rows that stand at its positions are replaced.
 
-        Raises LedgerUnavailable when the database cannot take it (disk full, locked).
+        Raises LedgerUnavailable, as every write here, when the database cannot take it (disk full,
+        locked); then nothing of it is stored.
         """
         known = dict(self._stream_ids)
-        try:
-            with self._engine.begin() as connection:
-                self._store(connection, batch, known)
-        except DBAPIError as error:
-            raise LedgerUnavailable(_reason(error)) from error
+        with self._writing() as connection:
+            self._store(connection, batch, known)
         self._stream_ids = known
 
     def rebuild(
@@ -133,7 +132,7 @@ class Mailbox:
         ``first``: of the batches of one reading.
         """
         known = {} if from_start else dict(self._stream_ids)
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             start = 0
             if from_start:
                 connection.execute(delete(streams))
@@ -160,12 +159,12 @@ class Mailbox:
 
     def set_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Remember how far the ledger is verified and indexed."""
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             _set_state(connection, checkpoint)
 
     def drop_after(self, position: int) -> None:
         """Forget rows after ``position``: the ledger does not have their messages."""
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             connection.execute(delete(messages).where(messages.c.position > position))
             connection.execute(delete(receipts).where(receipts.c.position > position))
             for row in connection.execute(
@@ -189,7 +188,7 @@ class Mailbox:
 
     def expire(self, before: str) -> int:
         """Drop the frames of messages whose ledger timestamp sorts before ``before``; how many."""
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             return connection.execute(
                 update(messages)
                 .where(messages.c.frame.is_not(None), messages.c.timestamp < before)
@@ -199,7 +198,7 @@ class Mailbox:
     def add_receipt(self, position: int, wallet: str, kind: str) -> bool:
         """Keep a receipt; False when it was known."""
         key = {"position": position, "wallet": wallet, "kind": kind}
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             if connection.execute(select(receipts).filter_by(**key)).first() is not None:
                 return False
             connection.execute(insert(receipts).values(**key))
@@ -323,6 +322,15 @@ class Mailbox:
                 )
             ):
                 yield row.position, row.event_hash
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """One transaction; what the database refuses is raised as LedgerUnavailable."""
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except DBAPIError as error:
+            raise LedgerUnavailable(_reason(error)) from error
 
     def _store(
         self, connection: Connection, batch: Sequence[Stored], known: dict[Stream, int]

@@ -299,7 +299,7 @@ class _Connection:
         async def tell() -> None:
             try:
                 await self._service.receipt(self._outbox.wallet, frame.kind, frame.position)
-            except Refusal as refusal:
+            except (Refusal, LedgerUnavailable) as refusal:
                 self._refuse(refusal, None)
             except Exception as error:  # noqa: BLE001 (answered and closed; the others go on)
                 self._fail(error)

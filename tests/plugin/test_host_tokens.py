@@ -172,6 +172,7 @@ def forgeries(now: float) -> dict[str, str]:
         "scope a list": hs256_by_hand(good | {"scope": ["admin"]}, SECRET),
         "nbf in the future": signed(good | {"nbf": int(now) + 300}),
         "nbf a string": hs256_by_hand(good | {"nbf": "0"}, SECRET),
+        "nbf true": hs256_by_hand(good | {"nbf": True}, SECRET),
         "for another audience": signed(good | {"aud": "somebody else"}),
         "an unknown critical header": signed(good, crit=["exp"]),
         "huge": signed(good | {"padding": "x" * 5_000}),

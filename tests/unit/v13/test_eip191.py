@@ -73,7 +73,7 @@ def test_a_signature_of_another_length_is_refused(length: int) -> None:
 
 @pytest.mark.parametrize("r", [0, ORDER, ORDER + 1, 2**256 - 1])
 def test_an_r_out_of_range_is_refused(r: int) -> None:
-    with pytest.raises(BadWalletSignature, match="r is"):
+    with pytest.raises(BadWalletSignature, match="r is out of range"):
         recover("text", r.to_bytes(32) + (1).to_bytes(32) + b"\x1b")
 
 

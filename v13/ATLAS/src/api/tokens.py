@@ -58,8 +58,8 @@ class TokenAuthority:
         clock: a clock set back must not log everybody out. The caller must still end what it
         allowed when ``expires_at`` passes.
         """
-        if len(token) > LONGEST_TOKEN or not token.isascii():
-            raise InvalidToken("the token is too long or not ASCII")
+        if len(token) > LONGEST_TOKEN:
+            raise InvalidToken("the token is too long")
         try:
             claims = jwt.decode(
                 token,
@@ -73,7 +73,7 @@ class TokenAuthority:
                 },
             )
         except (jwt.PyJWTError, ValueError, RecursionError):
-            # ValueError and RecursionError: headers that are no header, or nested without end.
+            # ValueError: characters that no encoding takes. RecursionError: a header without end.
             raise InvalidToken("the token is malformed or its signature is wrong") from None
         now = self._now()
         expires_at = _seconds(claims["exp"])

@@ -17,7 +17,13 @@ from plugins.secure_chat.crypto.errors import (
     NotCertified,
     PostQuantumMissing,
 )
-from plugins.secure_chat.crypto.identity import Succession
+from plugins.secure_chat.crypto.identity import (
+    IdentityBody,
+    PostQuantumKey,
+    Succession,
+    succession,
+    vouch,
+)
 from tests.unit.crypto.people import Directory, Person, acquaint, connect, pair
 
 
@@ -83,6 +89,16 @@ def test_after_a_rotation_a_device_goes_on_under_its_new_certificate() -> None:
     assert (opened.content, opened.continuity.value) == (b"2", "continuous")
     reply = bob["b"].seal(alice.id, [alice.roster], b"3", 1.0)
     assert alice["a"].open(reply, bob.roster).content == b"3"
+
+
+def test_a_blessed_statement_that_skips_a_generation_is_a_reset() -> None:
+    _, bob, _ = pair()
+    for generation, expected in ((1, Succession.ROTATED), (2, Succession.RESET)):
+        key = PostQuantumKey(os.urandom(32))
+        body = IdentityBody(bob.id, generation, bob.identity.id, key.public)
+        new = vouch(body, bob.wallet.sign(body.text), key, bob.post_quantum)
+        new.verify()
+        assert succession(bob.identity, new) is expected
 
 
 def test_a_history_with_a_reset_in_it_is_a_reset() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -93,3 +94,37 @@ async def test_f4_a_full_disk_is_refused_clearly_and_writes_persist_when_there_i
         assert server.terminate() == 0
     assert audit_ledger(ledger).sound
     assert [r["hash"] for r in ledger_messages(ledger)] == [p["event_hash"] for p in promised]
+
+
+@pytest.mark.parametrize("end", ["kill -9", "SIGTERM"])
+async def test_f4_a_message_logged_while_the_mailbox_was_full_survives_a_restart(
+    tmp_path: Path, small_disk: Path, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in the ledger and has no ACK: its number is taken, and its retry gets the receipt."""
+    data, ledger = small_disk / "data", tmp_path / LEDGER
+    monkeypatch.setenv("GENESIS_LEDGER_PATH", str(ledger))
+    texts = [message("bob", seq, size=4096) for seq in range(1, 100)]
+    acknowledged = 0
+    with Server(data) as server:
+        async with server.socket("alice") as alice:
+            filler = fill(small_disk)
+            while (await send(alice, texts[acknowledged]))["type"] == "ACK":
+                acknowledged += 1
+            records = ledger_messages(ledger)
+            assert len(records) == acknowledged + 1
+            if end == "kill -9":
+                server.kill()
+            else:
+                assert server.terminate() == 0, server.log()
+    filler.unlink()
+    with Server(data) as server:
+        async with server.socket("alice") as alice, server.socket("bob") as bob:
+            assert (await resume(bob))[1]["complete"] is False
+            other = await send(alice, message("bob", acknowledged + 1))
+            assert other["code"] == "sequence_conflict"
+            retried = await send(alice, texts[acknowledged])
+            assert (retried["duplicate"], retried["event_hash"]) == (True, records[-1]["hash"])
+            replayed, resumed = await resume(bob, after=0)
+            assert resumed["complete"]
+            assert replayed[-1]["ciphertext"] == json.loads(texts[acknowledged])["ciphertext"]
+    assert ledger_messages(ledger) == records

@@ -20,6 +20,7 @@ from base64 import b64encode
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -62,6 +63,7 @@ log: Final = logging.getLogger(__name__)
 PATH: Final = "/v1/chat/ws"
 LARGEST_FRAME: Final = 2 << 20  # a ciphertext of 1 MiB in base64 and its other fields
 TRY_AGAIN: Final = frozenset((Code.RATE_LIMITED, Code.LEDGER_UNAVAILABLE, Code.INTERNAL))
+REFRESH_PAUSE: Final = 1.0  # at least, between logins: the two clocks may not agree
 RETRY_SECONDS: Final = 1.0  # when the server does not say
 REFRESH_BEFORE: Final = 60.0  # seconds before a token's end, or a fifth of its life if shorter
 
@@ -121,8 +123,9 @@ class ChatClient:
     """A wallet's device on a server. Use it as an async context manager, and iterate over it.
 
     It gives received messages in ledger order. Those that do not authenticate, or whose sender has
-    no session here, are not among them: each goes to ``on_refused`` and is counted in
-    ``refused``. A client that nobody iterates over keeps in memory what it receives.
+    no session here, are not among them: each goes to ``on_refused``, is counted in
+    ``refused``, and is not asked for again. A client that nobody iterates over keeps in memory what
+    it receives, and until RESUMED every client keeps there what it has missed.
     """
 
     def __init__(
@@ -159,16 +162,18 @@ class ChatClient:
         self._under_way: dict[str, int] = {}  # recipient → seq, on this connection
         self._wake = asyncio.Event()
         self._queue: deque[Received | _Caught] = deque()
-        self._queued: set[int] = set()
+        self._queued: set[int] = set()  # positions, until they are handled
+        self._opened_here: set[tuple[str, str, int]] = set()  # sender, device, seq of these
         self._filled = asyncio.Event()
         self._handling: Received | None = None
-        self._early: dict[int, Delivered] | None = None  # until RESUMED; then None
+        # What came before RESUMED, live and replayed mixed: only then is its order known.
+        self._early: dict[int, Delivered] | None = None
+        self._resume_due = False
         self._late: set[int] = set()  # queued behind messages of higher positions
         self._highest = state.position
         self._ready = asyncio.Event()
         self._ended: ClientError | None = None
         self._task: asyncio.Task[None] | None = None
-        self._socket: ClientConnection | None = None
         self._token: Token | None = None
         self._timers: set[asyncio.TimerHandle] = set()
 
@@ -275,6 +280,9 @@ class ChatClient:
         """Keep the first message of each recipient under way while this connection lasts."""
         while True:
             self._wake.clear()
+            if self._resume_due:
+                self._resume_due = False
+                await socket.send(_json(Resume(after=self._state.position)))
             for (recipient, seq), message in list(self._outbox.items()):
                 if recipient not in self._under_way:
                     self._under_way[recipient] = seq
@@ -314,15 +322,17 @@ class ChatClient:
         self._wake.set()
 
     def _error(self, error: Error) -> None:
+        wait = error.retry_after if isinstance(error.retry_after, int | float) else RETRY_SECONDS
         if not isinstance(error.recipient, str) or not isinstance(error.seq, int):
             log.warning("client.error code=%s", error.code.value)
+            if self._early is not None and error.code in TRY_AGAIN:
+                self._later(wait, self._resume_again)
             return
         key = (error.recipient, error.seq)
         if key not in self._outbox:
             return
         if error.code in TRY_AGAIN:
-            wait = error.retry_after
-            self._later(wait if isinstance(wait, int | float) else RETRY_SECONDS, key)
+            self._later(wait, partial(self._free, key))
             return
         refusal = SendRefused(error.code, error.detail)
         if error.code in (Code.REPLAYED_SEQUENCE, Code.SEQUENCE_CONFLICT):
@@ -333,12 +343,16 @@ class ChatClient:
         if (answer := self._waiting.get(key)) is not None and not answer.done():
             answer.set_exception(refusal)
 
-    def _later(self, seconds: float, key: _Key) -> None:
-        def again() -> None:
-            self._timers.discard(timer)
-            self._free(key)
+    def _resume_again(self) -> None:
+        self._resume_due = self._early is not None
+        self._wake.set()
 
-        timer = asyncio.get_running_loop().call_later(seconds, again)
+    def _later(self, seconds: float, action: Callable[[], None]) -> None:
+        def act() -> None:
+            self._timers.discard(timer)
+            action()
+
+        timer = asyncio.get_running_loop().call_later(seconds, act)
         self._timers.add(timer)
 
     # -- receiving ----------------------------------------------------------------------------
@@ -379,6 +393,7 @@ class ChatClient:
             message.position, message.sender, message.device, message.seq, resume_at=at
         )
         self._queued.discard(message.position)
+        self._opened_here.discard((message.sender, message.device, message.seq))
 
     def _take(self, frame: Delivered) -> None:
         """A message in its place: let it through once, or refuse it."""
@@ -398,6 +413,7 @@ class ChatClient:
             self._late.add(frame.position)
         self._highest = max(self._highest, frame.position)
         self._queued.add(frame.position)
+        self._opened_here.add((frame.sender, frame.device, frame.seq))
         self._queue.append(message)
         self._filled.set()
 
@@ -415,11 +431,8 @@ class ChatClient:
             raise NotAuthentic(bad.detail) from None
         associated = place(frame.sender, frame.device, frame.recipient, frame.seq)
         plaintext = session.open(ciphertext, nonce, associated)
-        if state.has_opened(frame.sender, frame.device, frame.seq) or any(
-            isinstance(item, Received)
-            and (item.sender, item.device, item.seq) == (frame.sender, frame.device, frame.seq)
-            for item in (*self._queue, self._handling)
-        ):
+        number = (frame.sender, frame.device, frame.seq)
+        if number in self._opened_here or state.has_opened(*number):
             raise NotAuthentic("the message was received before, at another position")
         return Received(
             frame.sender, frame.device, frame.seq, frame.position, frame.timestamp, plaintext
@@ -479,6 +492,7 @@ class ChatClient:
                 max_size=LARGEST_FRAME,
                 compression=None,
                 open_timeout=10,
+                close_timeout=2,
                 proxy=None,
             )
         except InvalidStatus as refusal:
@@ -488,7 +502,6 @@ class ChatClient:
                     raise LoginRefused("the server refuses the token it has issued") from None
             raise
         async with socket:
-            self._socket = socket
             self._early = {}
             self._under_way.clear()
             tasks = [
@@ -500,7 +513,6 @@ class ChatClient:
                 for task in done:
                     task.result()
             finally:
-                self._socket = None
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
@@ -512,7 +524,7 @@ class ChatClient:
                 if isinstance(raw, Ready) and sending is None:
                     if raw.wallet != self.wallet:
                         raise ProtocolViolation("the server speaks to another wallet")
-                    await socket.send(_json(Resume(after=self._state.position)))
+                    self._resume_due = True
                     sending = asyncio.create_task(self._send_outbox(socket))
                     self.connections += 1
                     self._backoff.succeeded()
@@ -547,7 +559,7 @@ class ChatClient:
                 await socket.wait_closed()
                 return
             left = token.expires_at - time.time()
-            await asyncio.sleep(max(0.0, left - min(REFRESH_BEFORE, left / 5)))
+            await asyncio.sleep(max(REFRESH_PAUSE, left - min(REFRESH_BEFORE, left / 5)))
             self._token = await self._tokens()
             await socket.send(_json(Auth(token=self._token.value)))
 

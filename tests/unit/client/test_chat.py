@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
 
 from plugins.secure_chat.audit import audit_ledger
 from plugins.secure_chat.client import ChatClient, StaticSession, Token, WalletKey, wallet_login
@@ -185,6 +186,46 @@ async def test_a_tampered_ciphertext_is_refused_and_the_next_message_arrives(
     assert [type(refused.reason) for refused in bob.refused] == [NotAuthentic, NotAuthentic]
 
 
+async def test_a_server_that_shows_a_message_twice_or_out_of_order_changes_nothing(
+    people: People,
+) -> None:
+    alice, bob, _ = people
+    seal = alice.session(bob).seal
+
+    def shown(seq: int, position: int, sealed: tuple[bytes, bytes]) -> str:
+        frame = _frame(bob.wallet, *sealed, seq) | {"type": "CHAT_MESSAGE", "id": str(position)}
+        frame |= {"sender": alice.wallet, "device": "0", "timestamp": "", "position": position}
+        return json.dumps(frame)
+
+    sealed = {n: seal(b"%d" % n, place(alice.wallet, "0", bob.wallet, n)) for n in (1, 2, 3)}
+
+    async def dishonest(socket: ServerConnection) -> None:
+        limits = {"max_ciphertext": 99, "rate": 1, "burst": 1}
+        await socket.send(
+            json.dumps({"type": "READY", "wallet": bob.wallet, "position": 9, "limits": limits})
+        )
+        await socket.recv()  # RESUME
+        await socket.send(shown(2, 7, sealed[2]))  # live, before what was missed
+        await socket.send(shown(1, 5, sealed[1]))
+        await socket.send(shown(2, 7, sealed[2]))
+        await socket.send(json.dumps({"type": "RESUMED", "position": 7, "complete": True}))
+        await socket.send(shown(2, 7, sealed[2]))  # the same once more
+        await socket.send(shown(1, 8, sealed[1]))  # and an old one at a new position
+        await socket.send(shown(3, 9, sealed[3]))
+        await socket.wait_closed()
+
+    async def token() -> Token:
+        return Token("any", None)
+
+    async with serve(dishonest, "127.0.0.1", 0) as listener:
+        url = f"http://127.0.0.1:{next(iter(listener.sockets)).getsockname()[1]}"
+        async with bob.client(url, alice, tokens=token) as b:
+            assert [await _next(b) for _ in range(3)] == [b"1", b"2", b"3"]
+    assert [(refused.position, type(refused.reason)) for refused in bob.refused] == [
+        (8, NotAuthentic)
+    ]
+
+
 async def test_a_message_reflected_or_of_a_stranger_is_refused(
     shared_server: Server, people: People
 ) -> None:
@@ -256,6 +297,19 @@ async def test_rate_limits_delay_messages_and_lose_none(
         receipts = await asyncio.gather(*(a.send(bob.wallet, b"%d" % n) for n in range(12)))
     assert [receipt.seq for receipt in receipts] == list(range(1, 13))
     assert len(server.messages()) == 12
+
+
+async def test_a_resume_over_the_rate_limit_is_asked_for_again(
+    start_server: Callable[..., Server], people: People
+) -> None:
+    server = start_server(SECURE_CHAT_RATE_PER_SECOND="0.5", SECURE_CHAT_BURST="1")
+    alice, bob, _ = people
+    async with alice.client(server.url, bob) as a, asyncio.timeout(PATIENCE):
+        await a.send(bob.wallet, b"kept for you")
+        async with bob.client(server.url, alice):
+            pass  # its RESUME has used up the budget, so the next one's is refused at first
+        async with bob.client(server.url, alice) as b:
+            assert await _next(b) == b"kept for you"
 
 
 async def test_tokens_are_refreshed_before_they_end_on_the_same_connection(

@@ -54,6 +54,7 @@ class _Item:
     origin: Outbox | None
     reply: Reply
     received: float
+    stream: Stream  # the envelope's, made once
 
 
 @dataclass(slots=True)
@@ -154,7 +155,7 @@ class ChatService:
         if self._draining:
             reply(LedgerUnavailable("the server is shutting down; reconnect and resend", 1.0))
             return
-        self._pool.append(_Item(envelope, origin, reply, self._monotonic()))
+        self._pool.append(_Item(envelope, origin, reply, self._monotonic(), envelope.stream))
         self._idle.clear()
         self._wake.set()
 
@@ -233,13 +234,13 @@ class ChatService:
 
     async def _sequence(self, items: list[_Item]) -> _Group:
         """Decide on every item. The pending numbers of this group count as committed."""
-        await self._load({item.envelope.stream for item in items})
+        await self._load({item.stream for item in items})
         group = _Group()
         pending: dict[Stream, int] = {}
         at: dict[tuple[Stream, int], tuple[str, int]] = {}
         for item in items:
             envelope = item.envelope
-            stream, seq = envelope.stream, envelope.seq
+            stream, seq = item.stream, envelope.seq
             last = pending.get(stream) or self._last_seq[stream]
             twin = at.get((stream, seq)) if seq <= last else None
             if twin is not None and twin[0] == envelope.hash:
@@ -287,9 +288,7 @@ class ChatService:
             for (item, _), receipt in zip(group.fresh, receipts, strict=True):
                 envelope = item.envelope
                 frames.append(delivered(envelope, receipt))
-                batch.append(
-                    Stored(envelope.stream, envelope.seq, envelope.hash, receipt, frames[-1])
-                )
+                batch.append(Stored(item.stream, envelope.seq, envelope.hash, receipt, frames[-1]))
             try:
                 await self._in(self._writer, lambda: self.mailbox.store(batch))
             except LedgerUnavailable as error:
@@ -313,7 +312,7 @@ class ChatService:
         self.metrics.committed(len(receipts), now - started)
         # crash point: committed, not delivered; a retry gets these receipts
         for item, _ in group.fresh:
-            self._last_seq[item.envelope.stream] = item.envelope.seq
+            self._last_seq[item.stream] = item.envelope.seq
         if not_stored is not None:
             # Logged, but the ciphertext is not safe. No ACK, and nothing else is committed before
             # the mailbox has it; after a crash the retry brings it again.
@@ -339,7 +338,7 @@ class ChatService:
             envelope = item.envelope
             if not has_frame:
                 frame = delivered(envelope, receipt)
-                lost = Stored(envelope.stream, envelope.seq, envelope.hash, receipt, frame)
+                lost = Stored(item.stream, envelope.seq, envelope.hash, receipt, frame)
                 try:
                     await self._in(self._writer, partial(self.mailbox.store, [lost]))
                 except LedgerUnavailable as error:

@@ -112,7 +112,7 @@ async def test_f1_every_acknowledged_message_survives_kill_9_under_load(tmp_path
     seeded = random.Random(1)
     senders = [Sender(f"sender{n}", "recipient") for n in range(4)]
     data = tmp_path / "data"
-    for _ in range(8):
+    for _ in range(6):
         server = Server(data)
         try:
             await load_until(server, senders, seeded.randrange(1, 200), server.kill)

@@ -49,6 +49,7 @@ def test_f2_a_cut_at_every_byte_of_the_last_record_costs_that_record_alone(tmp_p
         # Only the missing newline leaves a record that is provably whole.
         survivors = [0, 1, 2] if cut == len(data) - 1 else [0, 1]
         assert numbers(path) == survivors, cut
+        assert path.read_bytes() == (data if len(survivors) == 3 else data[:start]), cut
         kept = [p.read_bytes() for p in path.parent.iterdir() if p != path]
         torn = data[start:cut]
         assert kept == ([torn] if torn and len(survivors) == 2 else []), cut
@@ -56,6 +57,7 @@ def test_f2_a_cut_at_every_byte_of_the_last_record_costs_that_record_alone(tmp_p
             after = Journal.open(path)
             assert after.append(draft(9)).position == len(survivors) + 1
             after.close()
+            assert numbers(path) == [*survivors, 9]
     assert audit_ledger(path).sound
 
 

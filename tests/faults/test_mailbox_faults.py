@@ -134,3 +134,16 @@ async def test_f11_rows_that_the_ledger_lacks_are_never_shown(data: Path) -> Non
             assert (fresh["type"], fresh["position"]) == ("ACK", BEFORE + 1)
             assert not fresh["duplicate"]
             assert (await receive(bob))["hash"] == fresh["hash"]
+
+
+async def test_f11_rows_of_a_group_that_a_crash_kept_from_the_ledger_are_forgotten(
+    data: Path,
+) -> None:
+    mailbox = Mailbox.at(data / MAILBOX)
+    receipt = Receipt(ALL + 1, "never", "never", "2026-01-01T00:00:00+00:00")
+    mailbox.store([Stored(Stream("alice", "0", "bob"), ALL + 1, "never", receipt, b"{}")])
+    mailbox.close()
+    with Server(data) as server:
+        async with server.socket("alice") as alice:
+            fresh = await send(alice, message("bob", ALL + 1))
+    assert (fresh["type"], fresh["position"]) == ("ACK", ALL + 1), fresh

@@ -213,6 +213,7 @@ def _encode_v2(
 
 def _must_read_back(line: bytes) -> None:
     """Refuse what JSON changes on the way: NaN, keys that are not strings, halves of surrogates."""
+    _refuse_deep(line)
     read = _parse_exact(line, 0)
     if not (read.hash_is_right and read.is_canonical):
         raise ValueError("the draft is not JSON that reads back as it was written")
@@ -224,8 +225,7 @@ def parse(line: bytes, position: int) -> Line:
     The hash is recomputed; ``is_canonical`` says whether the line is byte for byte what the dialect
     writes, so that no byte can change unseen, white space and key order included.
     """
-    if line.count(b"[") + line.count(b"{") > MAX_DEPTH and _depth(line) > MAX_DEPTH:
-        raise NotARecord("it is nested too deeply")
+    _refuse_deep(line)
     if line.startswith(b'{"id": '):
         try:
             fields = _V1_READER.decode(line)
@@ -235,6 +235,11 @@ def parse(line: bytes, position: int) -> Line:
         if plain is not None and plain[1] == line and plain[0] == fields.hash:
             return Line(_v1_record(fields, position), V1, True, True)
     return _parse_exact(line, position)
+
+
+def _refuse_deep(line: bytes) -> None:
+    if line.count(b"[") + line.count(b"{") > MAX_DEPTH and _depth(line) > MAX_DEPTH:
+        raise NotARecord("it is nested too deeply")
 
 
 def _depth(line: bytes) -> int:

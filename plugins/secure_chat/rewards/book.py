@@ -135,8 +135,6 @@ class RewardBook:
             return list(signals(self._state.epoch))
 
     def _take_all(self, read: Callable[[int], Iterable[Record]], head: Head) -> bool:
-        if self._state.head.position > head.position:
-            return False
         try:
             for record in read(self._state.head.position):
                 if record.position > head.position:
@@ -149,15 +147,14 @@ class RewardBook:
     def _keep(self, closed: Epoch) -> None:
         """Write a closed epoch's statement, then what is carried over to the next.
 
-        A disk that fails costs no commit: the statement stays in memory, and as nothing is carried
-        over, the next start computes the epoch again.
+        A disk that fails costs no commit: the statement stays in memory, and as it is missing from
+        the directory, the next start computes everything again.
         """
         data = statement(closed, self._signatures)
         try:
             _replace(self._path(closed.number), data)
             # crash point: the statement is written; the next start folds the epoch once more
-            if not self._unwritten:
-                _replace(self._directory / _CARRIED_OVER, snapshot(self._state))
+            _replace(self._directory / _CARRIED_OVER, snapshot(self._state))
         except OSError as error:
             self._unwritten[closed.number] = data
             log.error("rewards.not_written epoch=%d errno=%s", closed.number, error.errno)

@@ -249,6 +249,26 @@ def test_two_roots_for_one_size_are_a_fork() -> None:
         verify_consistency(3, 3, ROOTS[3], ROOTS[3], [ROOTS[1]])
 
 
+def test_a_proof_of_the_wrong_length_is_called_so() -> None:
+    proof = inclusion_proof(5, 8, nodes_of(LEAVES))
+    leaf = leaf_hash(LEAVES[5])
+    with pytest.raises(ProofInvalid, match="too long"):
+        verify_inclusion(leaf, 5, 8, [*proof, ROOTS[1]], ROOTS[8])
+    with pytest.raises(ProofInvalid, match="too short"):
+        verify_inclusion(leaf, 5, 8, proof[:-1], ROOTS[8])
+    with pytest.raises(ProofInvalid, match="32 bytes"):
+        verify_inclusion(leaf, 5, 8, [proof[0][:-1], *proof[1:]], ROOTS[8])
+    path = consistency_proof(6, 8, nodes_of(LEAVES))
+    with pytest.raises(ProofInvalid, match="too long"):
+        verify_consistency(6, 8, ROOTS[6], ROOTS[8], [*path, ROOTS[1]])
+    with pytest.raises(ProofInvalid, match="too short"):
+        verify_consistency(6, 8, ROOTS[6], ROOTS[8], path[:-1])
+    with pytest.raises(ProofInvalid, match="too short"):
+        verify_consistency(6, 8, ROOTS[6], ROOTS[8], [])
+    with pytest.raises(ProofInvalid, match="32 bytes"):
+        verify_consistency(6, 8, ROOTS[6], ROOTS[8], [path[0] + b"x", *path[1:]])
+
+
 def test_a_leaf_is_never_a_node() -> None:
     """The prefixes keep an inner node from being passed off as an entry."""
     left, right = leaf_hash(b"a"), leaf_hash(b"b")

@@ -193,6 +193,12 @@ def test_a_false_line_of_a_known_key_refuses_the_whole_note() -> None:
         open_note(mixed.encode(), SIGNER.verifiers())
 
 
+def test_further_lines_of_a_key_are_passed_over() -> None:
+    line = parse_note(NOTE).signatures[0]
+    again = Note(TEXT, (line, line._replace(signature=bytes(64)), line))
+    assert open_note(again.encode(), [verifier(KEY)]).signatures == (line,)
+
+
 def test_a_note_that_nobody_known_signed_is_refused() -> None:
     with pytest.raises(NoteRefused, match="no known key"):
         open_note(NOTE, SIGNER.verifiers())

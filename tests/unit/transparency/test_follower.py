@@ -110,16 +110,35 @@ def test_telling_the_log_never_waits_for_it(case: Case) -> None:
     case.log.wait_for(1_001)
 
 
+class HeldClock:
+    """A clock that stands still and tells when it is looked at."""
+
+    def __init__(self) -> None:
+        self.looked = threading.Condition()
+        self.looks = 0
+
+    def __call__(self) -> float:
+        with self.looked:
+            self.looks += 1
+            self.looked.notify_all()
+        return 0.0
+
+    def wait_for(self, looks: int) -> None:
+        with self.looked:
+            assert self.looked.wait_for(lambda: self.looks >= looks, PATIENCE)
+
+
 def test_commits_during_an_interval_share_a_checkpoint(tmp_path: Path) -> None:
-    """With an interval that never ends, there is the first checkpoint and the one at the end."""
-    case = Case(tmp_path)
-    follower = LogFollower(case.log, interval=1e9)
+    """An interval that does not end has its first checkpoint, and one when it is stopped."""
+    case, clock = Case(tmp_path), HeldClock()
+    follower = LogFollower(case.log, interval=10.0, monotonic=clock)
     follower.start(case.append(1))
-    case.log.wait_for(1)
-    for _ in range(50):
+    clock.wait_for(2)
+    for told in range(1, 20):
         follower.notify(case.append(1))
+        clock.wait_for(2 + told)  # it has seen this one, and is to wait on
     follower.stop()
-    assert case.log.sizes == [1, 51]
+    assert case.log.sizes == [1, 20]
 
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), TreeDamaged("tile")])
@@ -162,6 +181,21 @@ def test_a_damaged_tile_that_a_reader_met_is_mended(case: Case, tmp_path: Path) 
     case.follower.stop()
     assert case.log.check() == []
     case.log.inclusion(7)
+
+
+def test_a_damaged_tile_that_signing_met_is_mended(case: Case, tmp_path: Path) -> None:
+    case.follower.start(case.append(300))
+    case.log.wait_for(300)
+    case.log.go.clear()
+    case.log.at_the_gate.clear()
+    case.follower.notify(case.append(400))
+    assert case.log.at_the_gate.wait(PATIENCE)
+    tile = tmp_path / "log" / "tile" / "0" / "001"
+    tile.write_bytes(tile.read_bytes()[:-32] + bytes(32))  # needed to prove 700 from 300
+    case.log.go.set()
+    case.log.wait_for(700)
+    case.follower.stop()
+    assert case.log.check() == []
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -194,6 +194,10 @@ def the_bundles_torn(directory: Path) -> None:
     (directory / "bundles").write_bytes(b"\0" * 13)
 
 
+def the_bundles_short(directory: Path) -> None:
+    (directory / "bundles").write_bytes((directory / "bundles").read_bytes()[:8])
+
+
 def everything(directory: Path) -> None:
     shutil.rmtree(directory)
 
@@ -214,6 +218,7 @@ def everything(directory: Path) -> None:
         the_offset_wrong,
         the_bundles_gone,
         the_bundles_torn,
+        the_bundles_short,
     ],
     ids=lambda each: each.__name__,
 )

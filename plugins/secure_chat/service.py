@@ -52,9 +52,16 @@ class _Item:
 
     envelope: Envelope
     origin: Outbox | None
-    reply: Reply
+    answer: Reply
     received: float
     stream: Stream  # the envelope's, made once
+    answered: bool = False
+
+    def reply(self, outcome: Outcome) -> None:
+        """Tell the outcome, the first one only."""
+        if not self.answered:
+            self.answered = True
+            self.answer(outcome)
 
 
 @dataclass(slots=True)

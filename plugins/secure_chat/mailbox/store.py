@@ -99,7 +99,11 @@ class Mailbox:
     def at(cls, path: Path) -> Mailbox:
         """A mailbox in an SQLite file: WAL, and every commit synced before it returns."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
+        engine = create_engine(
+            f"sqlite:///{path}",
+            hide_parameters=True,  # they are ciphertext and wallets; errors must not show them
+            connect_args={"check_same_thread": False},
+        )
         event.listen(engine, "connect", _prepare_sqlite)
         return cls(engine)
 

@@ -225,10 +225,10 @@ class _Connection:
         self._outbox.close(Close.INTERNAL, encode_frame(answer))
 
     def _handle(self, frame: Any) -> None:
+        self._limited = 0  # within the budget again
         wallet = self._outbox.wallet
         if isinstance(frame, ChatMessage):
             envelope = validate(frame, wallet, self._chat.settings.max_ciphertext)
-            self._limited = 0
             self._service.metrics.validated()
             self._in_flight += 1
             if self._in_flight >= MAX_IN_FLIGHT:

@@ -76,12 +76,15 @@ def rewards(
 
 
 def _epoch(epochs: Iterator[FoldedEpoch], wanted: int | None) -> FoldedEpoch:
-    """The wanted epoch, or the last; the whole ledger is folded either way, and so verified."""
+    """The wanted epoch, or the last that has begun. The whole ledger is folded either way."""
     chosen: FoldedEpoch | None = None
     last = 0
     for folded in epochs:
-        last = folded.epoch.number
-        if wanted is None or last == wanted:
+        number = folded.epoch.number
+        begun = folded.epoch.totals.records > 0 or number == 0
+        if begun:
+            last = number
+        if number == wanted or (wanted is None and begun):
             chosen = folded
     if chosen is None:
         raise LookupError(f"the ledger has no epoch {wanted}; its last one is {last}")
@@ -140,14 +143,14 @@ def _page(ledger: Path, folded: FoldedEpoch) -> Iterator[str | Table]:
         f"  messages   {totals.counted:,} count{_left_out(left_out)}",
         f"  rewards    {_chr(sum(amounts.values()))} CHR",
         f"  rules      {rules.version} {rules_hash(rules)[:16]}…",
-        f"  ledger     {epoch.head.position}:{epoch.head.event_hash[:16]}…",
+        f"  ledger     {epoch.position}:{epoch.event_hash[:16]}…",
         f"  statement  sha256 {statement_hash(folded.statement)}",
     ]
     if folded.signatures == AS_LOGGED:
         lines.append("  Signatures are taken as the server logged them; none was verified here.")
     yield "\n".join(lines)
     if folded.course:
-        chart = sparkline(folded.course, first, epoch.head.position)
+        chart = sparkline(folded.course, first, epoch.position)
         yield f"\n  messages that count, along the epoch\n  {chart}\n"
     earners = sorted(
         (wallet for wallet in amounts if epoch.accounts[wallet].exchanged),

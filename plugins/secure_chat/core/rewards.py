@@ -147,23 +147,32 @@ class Epoch:
 
     rules: Rules
     number: int
-    head: Head
-    """The last record that is in it; the ledger head the statement is computed from."""
+    position: int
+    """Of the last record that was folded: the ledger head that the statement is computed from."""
+    event_hash: str
     accounts: dict[str, Account] = field(default_factory=dict)
     pairs: dict[tuple[str, str], Pair] = field(default_factory=dict)
     totals: Totals = field(default_factory=Totals)
 
+    @property
+    def head(self) -> Head:
+        return Head(self.position, self.event_hash)
+
 
 @dataclass(slots=True)
 class State:
-    """The fold so far: the head, the running epoch, and what outlives epochs.
+    """The fold so far: the running epoch, and what outlives epochs.
 
     Between two epochs no more than that is known: there ``snapshot`` and ``restore`` carry it over.
     """
 
-    head: Head
     epoch: Epoch
     conversations: dict[tuple[str, str], Conversation] = field(default_factory=dict)
+
+    @property
+    def head(self) -> Head:
+        """The last record that was folded."""
+        return self.epoch.head
 
 
 class OutOfOrder(ValueError):
@@ -172,7 +181,7 @@ class OutOfOrder(ValueError):
 
 def begin(rules: Rules = RULES) -> State:
     """The state of an empty ledger."""
-    return State(EMPTY, Epoch(rules, 0, EMPTY))
+    return State(Epoch(rules, 0, EMPTY.position, EMPTY.event_hash))
 
 
 def message_of(record: Record) -> MessageEvent | None:
@@ -196,13 +205,12 @@ def fold(
     the state has no more to do with it. Raises OutOfOrder for a record that does not follow the
     head, by position and by hash, and then nothing has changed.
     """
-    position = record.position
-    head = state.head
-    if position != head.position + 1 or record.prev_hash != head.event_hash:
-        raise OutOfOrder(f"the record at {position} does not follow that at {head.position}")
-    state.head = Head(position, record.event_hash)
     epoch = state.epoch
-    epoch.head = state.head
+    position = record.position
+    if position != epoch.position + 1 or record.prev_hash != epoch.event_hash:
+        raise OutOfOrder(f"the record at {position} does not follow that at {epoch.position}")
+    epoch.position = position
+    epoch.event_hash = record.event_hash
     totals = epoch.totals
     totals.records += 1
     if message is not None:
@@ -218,7 +226,7 @@ def fold(
     elif record.event_type == _MESSAGE:
         totals.not_well_formed += 1
     if totals.records == epoch.rules.epoch_records:
-        state.epoch = Epoch(epoch.rules, epoch.number + 1, state.head)
+        state.epoch = Epoch(epoch.rules, epoch.number + 1, position, record.event_hash)
         return epoch
     return None
 
@@ -231,8 +239,8 @@ def snapshot(state: State) -> bytes:
         {
             "rules": rules_hash(state.epoch.rules),
             "epoch": state.epoch.number,
-            "position": state.head.position,
-            "event_hash": state.head.event_hash,
+            "position": state.epoch.position,
+            "event_hash": state.epoch.event_hash,
             "conversations": [
                 [
                     *pair,
@@ -254,8 +262,7 @@ def restore(data: bytes, rules: Rules = RULES) -> State:
         stored = json.loads(data)
         if stored["rules"] != rules_hash(rules):
             raise ValueError("the snapshot was made under other rules")
-        head = Head(stored["position"], stored["event_hash"])
-        state = State(head, Epoch(rules, stored["epoch"], head))
+        state = State(Epoch(rules, stored["epoch"], stored["position"], stored["event_hash"]))
         for low, high, low_started, parts in sorted(stored["conversations"]):
             starter = low if low_started else high
             state.conversations[(low, high)] = Conversation(starter, parts)
@@ -377,7 +384,7 @@ def statement(epoch: Epoch, signatures: str) -> bytes:
             "first": epoch.number * rules.epoch_records + 1,
             "last": (epoch.number + 1) * rules.epoch_records,
             "complete": totals.records == rules.epoch_records,
-            "ledger": {"position": epoch.head.position, "event_hash": epoch.head.event_hash},
+            "ledger": {"position": epoch.position, "event_hash": epoch.event_hash},
             "signatures": signatures,
             "totals": {
                 "records": totals.records,

@@ -95,7 +95,7 @@ class RewardBook:
         """
         if self._take_all(read, head):
             return
-        log.warning("rewards.recomputed position=%d", self._state.head.position)
+        log.warning("rewards.recomputed position=%d", self._state.epoch.position)
         with self._lock:
             (self._directory / _CARRIED_OVER).unlink(missing_ok=True)
             self._unwritten.clear()
@@ -136,7 +136,7 @@ class RewardBook:
 
     def _take_all(self, read: Callable[[int], Iterable[Record]], head: Head) -> bool:
         try:
-            for record in read(self._state.head.position):
+            for record in read(self._state.epoch.position):
                 if record.position > head.position:
                     break
                 self.take(record, message_of(record))

@@ -53,9 +53,7 @@ def signals(epoch: Epoch) -> Iterator[CoherenceSignal]:
     for wallet in sorted(epoch.accounts):
         account = epoch.accounts[wallet]
         if account.exchanged:
-            yield CoherenceSignal(
-                wallet, epoch.number, epoch.head.position, rules, features(account)
-            )
+            yield CoherenceSignal(wallet, epoch.number, epoch.position, rules, features(account))
 
 
 def omega(

@@ -86,8 +86,8 @@ def fold_ledger(
     with LedgerFile(path) as file:
         for span in file.spans(file.size(), _CHUNK, head.position):
             for text in file.lines(span):
-                position = state.head.position + 1
-                line = follow(text, position, state.head.event_hash)
+                position = state.epoch.position + 1
+                line = follow(text, position, state.epoch.event_hash)
                 if isinstance(line, Finding):
                     raise LedgerBroken(line.position, line.reason)
                 record = line.record
@@ -100,9 +100,9 @@ def fold_ledger(
                     yield FoldedEpoch(closed, signatures, course)
                     course = array("q")
             if progress is not None:
-                progress(state.head.position, head.position)
+                progress(state.epoch.position, head.position)
     if state.head != head:
         raise LedgerBroken(
-            state.head.position or 1, "the ledger is not the one that was audited; audit it again"
+            state.epoch.position or 1, "the ledger is not the one that was audited; audit it again"
         )
     yield FoldedEpoch(state.epoch, signatures, course)

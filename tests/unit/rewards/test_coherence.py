@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from plugins.secure_chat.core.records import EMPTY, Head
+from plugins.secure_chat.core.records import GENESIS_PREV_HASH
 from plugins.secure_chat.core.rewards import CHR, RULES, Account, Epoch, rules_hash
 from plugins.secure_chat.rewards.coherence import CoherenceSignal, omega, signals
 from v13.core.CoherenceEngine import CoherenceEngine
@@ -84,7 +84,7 @@ def test_any_engine_of_the_same_shape_will_do() -> None:
 
 
 def test_there_is_a_signal_for_everyone_who_was_answered_sorted_by_wallet() -> None:
-    epoch = Epoch(RULES, 7, Head(700_123, "00"))
+    epoch = Epoch(RULES, 7, 700_123, "00")
     epoch.accounts["z"] = Account(sent=9, exchanged=5, paid=3, counterparties=1, conversations=1)
     epoch.accounts["spam"] = Account(sent=900)
     epoch.accounts["a"] = Account(sent=5, exchanged=5, paid=3, counterparties=1)
@@ -92,4 +92,4 @@ def test_there_is_a_signal_for_everyone_who_was_answered_sorted_by_wallet() -> N
         CoherenceSignal("a", 7, 700_123, RULES_HASH, (3 * CHR, 1 * CHR, 0)),
         CoherenceSignal("z", 7, 700_123, RULES_HASH, (3 * CHR, 1 * CHR, 1 * CHR)),
     ]
-    assert list(signals(Epoch(RULES, 0, EMPTY))) == []
+    assert list(signals(Epoch(RULES, 0, 0, GENESIS_PREV_HASH))) == []

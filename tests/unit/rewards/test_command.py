@@ -9,9 +9,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from plugins.secure_chat.cli.rewards import rewards, sparkline
+from plugins.secure_chat.cli.rewards import _epoch, rewards, sparkline
+from plugins.secure_chat.core.dialects import parse
 from plugins.secure_chat.core.records import Head
-from plugins.secure_chat.core.rewards import statement_hash
+from plugins.secure_chat.core.rewards import RULES, statement_hash
 from plugins.secure_chat.rewards.ledger import fold_ledger
 from tests.ledgers import writers
 from tests.ledgers.writers import Ledger
@@ -74,6 +75,20 @@ def test_an_epoch_that_the_ledger_has_not_come_to_exits_2(path: Path, ledger: Le
     assert (status, out) == (2, b"")
     assert "no epoch 1; its last one is 0" in err
     assert _run(path, "--epoch", 0)[0] == 0
+
+
+@pytest.mark.parametrize(("records", "shown"), [(0, 0), (13, 0), (14, 0), (15, 1), (42, 2)])
+def test_the_epoch_shown_is_the_last_that_has_begun(
+    path: Path, ledger: Ledger, records: int, shown: int
+) -> None:
+    fourteen = RULES._replace(epoch_records=14)
+    cut = Ledger()
+    for line in ledger.lines[:records]:
+        cut.lines.append(line)
+        cut.head = parse(line.removesuffix(b"\n"), len(cut.lines)).record.event_hash
+    path.write_bytes(cut.data)
+    folded = fold_ledger(path, Head(records, cut.head), rules=fourteen)
+    assert _epoch(folded, None).epoch.number == shown
 
 
 def test_a_broken_ledger_exits_1_names_the_line_and_rewards_nothing(

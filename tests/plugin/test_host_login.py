@@ -353,9 +353,9 @@ def test_a_body_beyond_the_limit_is_refused_while_it_arrives(start_host: StartHo
         unfinished.sendall(
             b"POST /v1/auth/challenge HTTP/1.1\r\nHost: host\r\n"
             b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
-            + b"3e8\r\n" + b" " * 1_000 + b"\r\n"
-            + b"2711\r\n" + b" " * 10_001 + b"\r\n"
-        )  # fmt: skip
+            + 2
+            * (b"1770\r\n" + b" " * 6_000 + b"\r\n")
+        )
         # The body has no end, yet there is an answer.
         assert unfinished.recv(65_536).startswith(b"HTTP/1.1 413 ")
     fits = b'{"wallet": "0x' + b"ab" * 20 + b'"}'

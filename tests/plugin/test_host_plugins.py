@@ -12,9 +12,10 @@ import pluggy
 import pytest
 
 from v13.ATLAS.src.main import create_app
+from v13.ATLAS.src.plugins.errors import ConfigurationError
 from v13.ATLAS.src.plugins.manager import Plugins
 from v13.ATLAS.src.plugins.testing import SECRET
-from v13.ATLAS.src.settings import ConfigurationError, HostSettings
+from v13.ATLAS.src.settings import HostSettings
 
 hookimpl = pluggy.HookimplMarker("atlas")
 

@@ -62,6 +62,14 @@ async def test_append_returns_the_entry_with_its_place_in_the_chain(ledger: Gene
     assert ledger.read_all() == [first, second]
 
 
+async def test_a_signature_stands_once_in_a_record_that_has_a_field_for_it(
+    ledger: GenesisLedger, path: Path
+) -> None:
+    await ledger.append(GenesisEntry(wallet=WALLET, event_type="A", metadata={"signature": "s"}))
+    (record,) = lines(path)
+    assert (record["signature"], record["metadata"]) == ("s", {})
+
+
 async def test_a_signature_is_found_through_either_interface(ledger: GenesisLedger) -> None:
     await ledger.append(GenesisEntry(wallet=WALLET, event_type="A", metadata={"signature": "one"}))
     await asyncio.to_thread(ledger.append_event, "B", WALLET, {}, "two")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -32,6 +33,33 @@ def test_every_python_file_has_a_row() -> None:
 def test_every_row_of_a_python_file_is_of_one_that_exists() -> None:
     paths = [path for row in ROWS for path in re.findall(r"`([^`]+\.py)`", row[0])]
     assert [path for path in paths if not (ROOT / "v13" / path).is_file()] == []
+
+
+def test_nothing_that_is_copied_needs_a_stand_in_that_is_not() -> None:
+    """Save for the ledger, the engine and its arithmetic, which a real host has at these paths."""
+    kinds = {path: row[1].strip() for row in ROWS for path in re.findall(r"`([^`]+)`", row[0])}
+    absent = {
+        "v13." + path.removesuffix(".py").replace("/", ".")
+        for path, kind in kinds.items()
+        if kind == "stand-in" and path.startswith("ATLAS/") and path.endswith(".py")
+    }
+    assert "v13.ATLAS.src.settings" in absent
+    copied = [
+        file
+        for path, kind in kinds.items()
+        if kind in ("new", "replaces")
+        for file in sorted((ROOT / "v13").glob(path + "*.py" if path.endswith("/") else path))
+        if file.suffix == ".py"
+    ]
+    assert len(copied) > 5
+    needed = {
+        (file.name, node.module)
+        for file in copied
+        if file.name != "testing.py"  # its fixtures run the stand-in host
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module in absent
+    }
+    assert needed == set()
 
 
 def test_every_setting_has_a_row_under_its_name_in_the_environment() -> None:

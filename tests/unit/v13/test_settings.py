@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from v13.ATLAS.src.main import create_app
+from v13.ATLAS.src.plugins.errors import ConfigurationError
 from v13.ATLAS.src.settings import (
     KNOWN_DEFAULT_SECRET,
     SHORTEST_SECRET,
-    ConfigurationError,
     HostSettings,
 )
 
@@ -68,6 +68,13 @@ def test_a_weak_secret_is_refused_in_one_line_that_does_not_show_it(
     assert "JWT_SECRET" in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not secret or secret not in str(refused.value)
+
+
+def test_the_default_secret_is_refused_for_being_known_and_not_for_its_length(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ConfigurationError, match="publicly known default"):
+        HostSettings(data_dir=tmp_path).signing_key()
 
 
 @pytest.mark.parametrize("secret", ["", "sesame", KNOWN_DEFAULT_SECRET])

@@ -25,11 +25,12 @@ from v13.ATLAS.src.api.body_limit import BodyLimit
 from v13.ATLAS.src.api.challenges import Challenges
 from v13.ATLAS.src.api.health import health_router
 from v13.ATLAS.src.api.tokens import TokenAuthority
+from v13.ATLAS.src.plugins.errors import ConfigurationError
 from v13.ATLAS.src.plugins.hookspecs import Host
 from v13.ATLAS.src.plugins.lifecycle import running
 from v13.ATLAS.src.plugins.manager import Plugins
 from v13.ATLAS.src.services import EventAnnouncer, HostServices
-from v13.ATLAS.src.settings import ConfigurationError, HostSettings
+from v13.ATLAS.src.settings import HostSettings
 from v13.core.CoherenceEngine import CoherenceEngine
 from v13.ledger.genesis_ledger import GenesisLedger
 from v13.libs.CertifiedMath import CertifiedMath

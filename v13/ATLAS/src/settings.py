@@ -12,13 +12,11 @@ from typing import Annotated, Final, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from v13.ATLAS.src.plugins.errors import ConfigurationError
+
 KNOWN_DEFAULT_SECRET: Final = "dev-secret-change-me-in-prod"  # noqa: S105 -- the one we refuse
 SHORTEST_SECRET: Final = 32  # bytes: below the output of SHA-256 a key can be searched for
 LEDGER_NAME: Final = "genesis_ledger.jsonl"
-
-
-class ConfigurationError(ValueError):
-    """A setting or a plugin list that the host does not start with. One line; says what to do."""
 
 
 class HostSettings(BaseSettings):

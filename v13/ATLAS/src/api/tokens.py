@@ -13,8 +13,8 @@ from typing import Final
 
 import jwt
 
+from v13.ATLAS.src.plugins.errors import ConfigurationError
 from v13.ATLAS.src.plugins.hookspecs import InvalidToken, Principal
-from v13.ATLAS.src.settings import ConfigurationError
 
 ALGORITHM: Final = "HS256"
 LONGEST_TOKEN: Final = 4096  # characters; ours have about 200

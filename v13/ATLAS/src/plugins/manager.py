@@ -14,8 +14,8 @@ from typing import Any
 import pluggy
 
 from v13.ATLAS.src.plugins import hookspecs
+from v13.ATLAS.src.plugins.errors import ConfigurationError
 from v13.ATLAS.src.plugins.hookspecs import ENTRY_POINT_GROUP, PROJECT
-from v13.ATLAS.src.settings import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,7 +206,7 @@ class GenesisLedger:
         ):
             return any(
                 _is_in(ledger, f'"wallet":{space}"{wallet}"'.encode("ascii"), wallet)
-                for space in ("", " ")
+                for space in (" ", "")
             )
 
     def _announce(self, draft: EventDraft, receipt: Receipt) -> None:

@@ -65,6 +65,7 @@ def test_a_weak_secret_is_refused_in_one_line_that_does_not_show_it(
     settings = HostSettings.model_validate({"data_dir": tmp_path, **given})
     with pytest.raises(ConfigurationError) as refused:
         create_app(settings, [])
+    assert isinstance(refused.value, ValueError), "who starts a host need not import ours"
     assert "JWT_SECRET" in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not secret or secret not in str(refused.value)

@@ -73,7 +73,8 @@ class TokenAuthority:
                 },
             )
         except (jwt.PyJWTError, ValueError, RecursionError):
-            # ValueError: characters that no encoding takes. RecursionError: a header without end.
+            # ValueError: characters that no encoding takes. RecursionError: a header without end,
+            # which PyJWT 2.15 turns into its own error and 2.10, that hosts use, may not.
             raise InvalidToken("the token is malformed or its signature is wrong") from None
         now = self._now()
         expires_at = _seconds(claims["exp"])

@@ -242,11 +242,14 @@ def test_a_last_line_that_is_still_unfinished_is_torn(path: Path) -> None:
 def test_a_ledger_that_shrinks_under_the_audit_is_unusable(path: Path, workers: int) -> None:
     """Whether records go, or only a torn line, as when a server starts and cuts it off."""
     ledger = _long(100)
-    for size in (5000, len(ledger.data) - 1, len(ledger.data), len(ledger.data) + 3):
-        path.write_bytes(ledger.data + b"torn")
-        cut = _after_first_span(partial(os.truncate, path, size))
-        with pytest.raises(LedgerUnusable, match="audit it again"):
-            audit_ledger(path, workers=workers, chunk_size=2000, progress=cut)
+    whole = len(ledger.data)
+    for size in (5000, whole - 1, whole, whole + 3):
+        # Cut while spans are read, and after the only one was.
+        for chunk_size in (2000, 1 << 20):
+            path.write_bytes(ledger.data + b"torn")
+            cut = _after_first_span(partial(os.truncate, path, size))
+            with pytest.raises(LedgerUnusable, match="audit it again"):
+                audit_ledger(path, workers=workers, chunk_size=chunk_size, progress=cut)
 
 
 def test_a_ledger_that_is_replaced_under_the_audit_is_unusable(path: Path, tmp_path: Path) -> None:
@@ -300,14 +303,17 @@ def test_memory_does_not_grow_with_the_file(path: Path) -> None:
     assert large < 512 << 10
 
 
-def test_a_line_without_end_is_refused_in_bounded_memory(path: Path) -> None:
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_a_line_beyond_all_bounds_is_refused_in_bounded_memory(path: Path, end: bytes) -> None:
     head = Ledger().add("v1", writers.login())
     with path.open("wb") as file:
         file.write(head.data)
         file.truncate(40 * MAX_LINE)  # zeros, on disk a hole
+        file.seek(0, os.SEEK_END)
+        file.write(end)
     tracemalloc.start()
     try:
-        report = audit_ledger(path)
+        report = audit_ledger(path, workers=1)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -312,6 +312,18 @@ def test_a_sound_piece_is_joined_without_reading_it_again() -> None:
     assert _state(chain) == _state(_fold(lines))
 
 
+def test_a_stream_must_rise_into_a_piece_and_not_only_within_it() -> None:
+    lines = _lines(Ledger().add_all("v1", [writers.secure_message(seq) for seq in (5, 3, 8)]))
+    chain = _fold(lines[:1])
+    piece = Chain.from_the_middle(1)
+    assert piece.extend(lines[1:]) is None
+    assert not chain.join(piece)
+    assert _state(chain) == _state(_fold(lines[:1]))
+    finding = chain.extend(lines[1:])
+    assert finding is not None
+    assert (finding.position, finding.defect) == (2, Defect.SEQUENCE)
+
+
 def test_a_piece_is_joined_only_where_it_belongs() -> None:
     lines = _lines(_every_dialect_in_one())
     with pytest.raises(ValueError, match="does not start"):
@@ -328,9 +340,9 @@ def test_event_types_are_counted_alike_however_the_ledger_is_cut() -> None:
     lines = _lines(Ledger().add_all("v1", events))
     one = _fold(lines)
     joined = Chain()
-    for start in range(0, len(lines), 45):
+    for start in range(0, len(lines), len(names)):
         piece = Chain.from_the_middle(start)
-        piece.extend(lines[start : start + 45])
+        piece.extend(lines[start : start + len(names)])
         assert joined.join(piece)
     assert _state(joined) == _state(one)
     assert one.tally.unnamed_events == 80

@@ -168,6 +168,8 @@ def test_the_plain_way_never_says_yes_where_the_exact_way_says_no(
         {"1e-7": 1e-7},
         {"1e-5": 0.00001},
         {"e-05": [1e-05, -1.5e-05, 9.9e-05], "odd": [-0.0, 5e-324, 1.7976931348623157e308]},
+        {"flag": True},
+        {"none": None},
         {"nested": {"list": [1, [2], {"a": None}], "flag": True}},
         {"comma, ": 'x": y', "numbers": [1, 2]},
         {"cids": ["a", "b"], "none": []},

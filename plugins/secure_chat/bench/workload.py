@@ -37,10 +37,10 @@ FULL: Final = (
     Scenario(50, 64, 30_000),
 )
 QUICK: Final = (
-    Scenario(1, 1, 100),
+    Scenario(1, 1, 500),
     Scenario(1, 64, 2_000),
     Scenario(50, 1, 1_000),
-    Scenario(50, 64, 3_200),
+    Scenario(50, 64, 16_000),
 )
 
 

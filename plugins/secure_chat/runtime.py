@@ -42,6 +42,9 @@ class Index:
     def replay(self, record: Record, offset: int) -> None:
         """Take the next record; ``offset`` is where it ends. Position 1 means: all anew."""
         if self._first and record.position == 1:
+            if self.start != START:
+                # What was seen durable is not there: rolled back, cut, or another file.
+                log.critical("ledger.not_what_was_seen position=%d", self.start.head.position)
             self.start = START
         self._end = Checkpoint(Head(record.position, record.event_hash), offset)
         self._pending += 1

@@ -99,6 +99,7 @@ class Mailbox:
     def at(cls, path: Path) -> Mailbox:
         """A mailbox in an SQLite file: WAL, and every commit synced before it returns."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o640)  # as the ledger; SQLite's other files take it over
         engine = create_engine(
             f"sqlite:///{path}",
             hide_parameters=True,  # they are ciphertext and wallets; errors must not show them

@@ -344,7 +344,7 @@ class _Connection:
             if not page and delivered == service.delivered_position:
                 break
         outbox.resuming = False
-        position = max(cursor, delivered)
+        position = delivered  # never past the ledger, whatever position was asked for
         notices = await service.read(lambda: service.mailbox.receipts_for(outbox.wallet, after))
         for at, wallet, kind in notices:
             known = "read" if kind == "read" else "delivered"

@@ -103,6 +103,7 @@ class Runtime:
             monotonic=time.monotonic,
         )
         service.start()
+        self.metrics.pool.set_function(lambda: service.waiting)
         self.metrics.head.set_function(lambda: service.ledger.checkpoint.head.position)
         self.chat = Chat(service, settings, host_verifier(hook, fallback))
         if settings.retention_days is not None:

@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 
 from plugins.secure_chat.core.budget import Budget
 from plugins.secure_chat.core.envelope import Envelope
-from plugins.secure_chat.core.frames import Ack, ReceiptNotice, ack, delivered, encode_frame
+from plugins.secure_chat.core.frames import Ack, ack, delivered, receipt_notice
 from plugins.secure_chat.core.message_event import from_envelope
 from plugins.secure_chat.core.records import Receipt
 from plugins.secure_chat.core.sequence import Duplicate, Logged, Stream, decide
@@ -129,6 +129,11 @@ class ChatService:
         self._writer.shutdown()
         self._readers.shutdown()
 
+    @property
+    def waiting(self) -> int:
+        """Messages in the pool."""
+        return len(self._pool)
+
     def why_not_ready(self) -> list[str]:
         reasons = []
         if self.ledger.stopped is not None:
@@ -187,10 +192,7 @@ class ChatService:
             raise NotAMember("receipts are the recipient's to give")
         new = await self._in(self._writer, lambda: self.mailbox.add_receipt(position, wallet, kind))
         if new:
-            notice = ReceiptNotice(
-                kind="read" if kind == "read" else "delivered", position=position, wallet=wallet
-            )
-            self.hub.to_wallet(parties[0], encode_frame(notice))
+            self.hub.to_wallet(parties[0], receipt_notice(kind, position, wallet))
 
     async def missed(self, wallet: str, after: int) -> list[Waiting]:
         """The next committed messages to or from ``wallet`` after a position."""

@@ -1,8 +1,9 @@
-"""Settings of the chat, from the environment: prefix SECURE_CHAT_, but for the host's own names."""
+"""Settings of the chat, from the environment: prefix SECURE_CHAT_, but for the host's JWT_SECRET.
+
+Where files are kept is the host's to say (``Host.data_dir``, ``Host.ledger_path``).
+"""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -16,8 +17,6 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SECURE_CHAT_", extra="ignore")
 
     jwt_secret: str = Field(default="", validation_alias="JWT_SECRET", repr=False)
-    genesis_ledger_path: Path | None = Field(default=None, validation_alias="GENESIS_LEDGER_PATH")
-    data_dir: Path = Path("data")
     insecure_dev: bool = False
     origins: list[str] = Field(default_factory=list, description="Allowed besides the own host")
     query_token: bool = Field(default=True, description="Accept ?token=, as the host does")
@@ -26,11 +25,3 @@ class Settings(BaseSettings):
     max_ciphertext: int = Field(default=MAX_CIPHERTEXT, ge=16, le=MAX_CIPHERTEXT)
     outbox_bytes: int = Field(default=4 << 20, ge=1 << 16, description="Unsent, before 4408")
     retention_days: float | None = Field(default=None, gt=0, description="None keeps ciphertext")
-
-    @property
-    def ledger_path(self) -> Path:
-        return self.genesis_ledger_path or self.data_dir / "genesis_ledger.jsonl"
-
-    @property
-    def mailbox_path(self) -> Path:
-        return self.data_dir / "mailbox.sqlite"

@@ -340,6 +340,12 @@ def ready(wallet: str, head: Head, limits: Limits) -> Ready:
     return Ready(wallet=wallet, position=head.position, limits=limits)
 
 
+def receipt_notice(kind: str, position: int, wallet: str) -> bytes:
+    """The RECEIPT that the message's sender gets, as bytes of JSON."""
+    read = kind == "read"
+    return encode_frame(ReceiptNotice("read" if read else "delivered", position, wallet))
+
+
 def encode_frame(frame: msgspec.Struct) -> bytes:
     """A server frame as bytes of JSON."""
     return _ENCODER.encode(frame)

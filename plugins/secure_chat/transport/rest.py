@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from plugins.secure_chat.core.envelope import ChatMessage, validate
-from plugins.secure_chat.core.frames import Ack, encode_frame, parse_frame
+from plugins.secure_chat.core.frames import Ack, encode_frame, parse_message
 from plugins.secure_chat.core.identifiers import canonical
 from plugins.secure_chat.errors import (
     CODES,
@@ -183,9 +183,7 @@ def rest_router(chat_of: Callable[[], Chat]) -> APIRouter:
         principal = caller(request)
         chat = chat_of()
         chat.service.metrics.received()
-        frame = parse_frame(await _body(request, 2 * chat.settings.max_ciphertext + 65_536))
-        if not isinstance(frame, ChatMessage):
-            raise MalformedFrame("only a CHAT_MESSAGE can be posted")
+        frame = parse_message(await _body(request, 2 * chat.settings.max_ciphertext + 65_536))
         envelope = validate(frame, principal.wallet, chat.settings.max_ciphertext)
         chat.service.metrics.validated()
         receipt = await chat.service.send(envelope)

@@ -21,13 +21,13 @@ from plugins.secure_chat.core.frames import (
     Limits,
     Pong,
     ReceiptFrame,
-    ReceiptNotice,
     Resume,
     Resumed,
     encode_frame,
     error_frame,
     parse_frame,
     ready,
+    receipt_notice,
 )
 from plugins.secure_chat.core.records import Head
 from plugins.secure_chat.errors import (
@@ -344,13 +344,11 @@ class _Connection:
             if not page and delivered == service.delivered_position:
                 break
         outbox.resuming = False
-        position = delivered  # never past the ledger, whatever position was asked for
         notices = await service.read(lambda: service.mailbox.receipts_for(outbox.wallet, after))
         for at, wallet, kind in notices:
-            known = "read" if kind == "read" else "delivered"
-            notice = ReceiptNotice(kind=known, position=at, wallet=wallet)  # type: ignore[arg-type]
-            outbox.put(encode_frame(notice))
-        outbox.put(encode_frame(Resumed(position=position, complete=complete)))
+            outbox.put(receipt_notice(kind, at, wallet))
+        # Never past the ledger, whatever position was asked for.
+        outbox.put(encode_frame(Resumed(position=delivered, complete=complete)))
 
     # -- out ----------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from plugins.secure_chat.errors import Close
@@ -103,18 +103,16 @@ class Hub:
             if not outboxes:
                 del self._by_wallet[outbox.wallet]
 
-    def deliver(self, frame: bytes, recipient: str, sender: str, origin: Outbox | None) -> int:
-        """To every socket of ``recipient`` and the sender's others; how many sockets that were."""
-        reached = 0
-        for outbox in self._by_wallet.get(recipient, ()):
-            if not outbox.resuming:
-                outbox.put(frame)
-                reached += 1
-        if sender != recipient:
-            for outbox in self._by_wallet.get(sender, ()):
-                if outbox is not origin and not outbox.resuming:
+    def deliver(
+        self, frame: bytes, wallets: Sequence[str], sender: str, origin: Outbox | None
+    ) -> None:
+        """To every socket of ``wallets`` and of ``sender``; not to ``origin``, which has it, unless
+        the sender writes to itself."""
+        skipped = None if sender in wallets and len(wallets) == 1 else origin
+        for wallet in wallets if sender in wallets else (*wallets, sender):
+            for outbox in self._by_wallet.get(wallet, ()):
+                if outbox is not skipped and not outbox.resuming:
                     outbox.put(frame)
-        return reached
 
     def to_wallet(self, wallet: str, frame: bytes) -> None:
         for outbox in self._by_wallet.get(wallet, ()):

@@ -10,18 +10,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from typing import Final, TypeVar
 
+from plugins.secure_chat.admission import Audience, SignatureCheck, Wallets
 from plugins.secure_chat.core.budget import Budget
 from plugins.secure_chat.core.envelope import Envelope
 from plugins.secure_chat.core.frames import Ack, ack, delivered, receipt_notice
 from plugins.secure_chat.core.message_event import from_envelope
-from plugins.secure_chat.core.records import Receipt
+from plugins.secure_chat.core.records import EventDraft, Receipt
 from plugins.secure_chat.core.sequence import Duplicate, Logged, Stream, decide
 from plugins.secure_chat.errors import (
     LedgerUnavailable,
@@ -65,6 +67,23 @@ class _Item:
 
 
 @dataclass(slots=True)
+class _Event:
+    """Something else to log: what, decided when its turn comes, and what follows from it."""
+
+    decide: Callable[[], EventDraft]
+    apply: Callable[[Receipt], None]
+    done: asyncio.Future[Receipt]
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """An event of ours that is durable in the ledger."""
+
+    draft: EventDraft
+    receipt: Receipt
+
+
+@dataclass(slots=True)
 class _Group:
     """What one commit decided: fresh messages in order, and repeats of them within the group."""
 
@@ -85,6 +104,8 @@ class ChatService:
         rate: float,
         burst: int,
         monotonic: Callable[[], float],
+        check: SignatureCheck | None = None,
+        audience: Audience | None = None,
     ) -> None:
         self.ledger = ledger
         self.mailbox = mailbox
@@ -94,7 +115,10 @@ class ChatService:
         self._rate = rate
         self._burst = burst
         self._monotonic = monotonic
-        self._pool: list[_Item] = []
+        self._check = check
+        self._audience = audience if audience is not None else Wallets()
+        self._observers: list[Callable[[Sequence[Committed]], None]] = []
+        self._pool: list[_Item | _Event] = []
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -108,6 +132,14 @@ class ChatService:
         # What the mailbox still has to do before the next commit, when it could not be written.
         self._unstored: list[Stored] = []  # committed and not stored: at most one group
         self._orphaned = False  # it may hold rows that were refused by the ledger
+
+    def observe(self, observer: Callable[[Sequence[Committed]], None]) -> None:
+        """Have ``observer`` told of what is committed, every event once and in ledger order.
+
+        It is called on the event loop before anything of it is delivered; it must be quick, and
+        what it raises is logged.
+        """
+        self._observers.append(observer)
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="sequencer")
@@ -131,7 +163,7 @@ class ChatService:
 
     @property
     def waiting(self) -> int:
-        """Messages in the pool."""
+        """Messages and other events in the pool."""
         return len(self._pool)
 
     def why_not_ready(self) -> list[str]:
@@ -185,6 +217,25 @@ class ChatService:
             return outcome
         raise outcome
 
+    async def log(
+        self, decide: Callable[[], EventDraft], apply: Callable[[Receipt], None]
+    ) -> Receipt:
+        """Commit an event that is no message, in one order with the messages.
+
+        ``decide`` is called when all that came before is committed and applied: it gives the event,
+        or raises the Refusal that is raised here. ``apply`` is called once the event is durable,
+        before anything behind it is decided on. Both run on the event loop and must be quick.
+        Raises LedgerUnavailable.
+        """
+        if self._draining:
+            raise LedgerUnavailable("the server is shutting down; try again", 1.0)
+        done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self._pool.append(_Event(decide, apply, done))
+        self._idle.clear()
+        self._wake.set()
+        # Who stops waiting does not take the event back.
+        return await asyncio.shield(done)
+
     async def receipt(self, wallet: str, kind: str, position: int) -> None:
         """Keep a receipt and tell the sender. Raises NotAMember unless wallet is the recipient."""
         parties = await self.read(lambda: self.mailbox.parties(position))
@@ -219,7 +270,13 @@ class ChatService:
             await self._wake.wait()
             self._wake.clear()
             while self._pool:
-                items, self._pool = self._pool[:MAX_GROUP], self._pool[MAX_GROUP:]
+                first = self._pool[0]
+                if isinstance(first, _Event):
+                    del self._pool[0]
+                    await self._log(first)
+                    continue
+                items = _leading_messages(self._pool)
+                del self._pool[: len(items)]
                 try:
                     await self._process(items)
                 except Exception:
@@ -230,16 +287,59 @@ class ChatService:
                         item.reply(failure)
             self._idle.set()
 
+    async def _log(self, event: _Event) -> None:
+        """Commit one event alone: the next in the pool may depend on it."""
+        try:
+            draft = event.decide()
+            (receipt,) = await self.ledger.commit([draft], _nothing_alongside)
+            # crash point: committed, not applied; who applies it does so again at start
+            event.apply(receipt)
+            self.delivered_position = receipt.position
+            self._tell_observers([draft], [receipt])
+            await self._save_checkpoint()
+        except (Refusal, LedgerUnavailable) as refused:
+            event.done.set_exception(refused)
+        except Exception:
+            log.exception("sequencer.failed events=1")
+            event.done.set_exception(LedgerUnavailable("internal failure; try again"))
+        else:
+            event.done.set_result(receipt)
+
+    def _tell_observers(self, drafts: list[EventDraft], receipts: list[Receipt]) -> None:
+        if not self._observers:
+            return
+        events = [
+            Committed(draft, receipt) for draft, receipt in zip(drafts, receipts, strict=True)
+        ]
+        for observer in self._observers:
+            try:
+                observer(events)
+            except Exception:
+                log.exception("observer.failed events=%d", len(events))
+
     async def _process(self, items: list[_Item]) -> None:
         not_mended = await self._mend_mailbox()
         if not_mended is not None:
             for item in items:
                 item.reply(not_mended)
             return
-        group = await self._sequence(items)
+        group = await self._sequence(await self._signed(items))
         if group.fresh:
             await self._commit(group)
         await self._answer_repeats(group.repeats)
+
+    async def _signed(self, items: list[_Item]) -> list[_Item]:
+        """The items whose signatures are in order; the others are answered."""
+        if self._check is None:
+            return items
+        verdicts = await self._check([item.envelope for item in items])
+        passed = []
+        for item, refusal in zip(items, verdicts, strict=True):
+            if refusal is None:
+                passed.append(item)
+            else:
+                item.reply(refusal)
+        return passed
 
     async def _sequence(self, items: list[_Item]) -> _Group:
         """Decide on every item. The pending numbers of this group count as committed."""
@@ -264,6 +364,8 @@ class ChatService:
                     if found is not None:
                         logged, has_frame = found
                 decision = decide(last, seq, envelope.hash, logged)
+                if not isinstance(decision, Duplicate):
+                    self._audience.admit(envelope)
             except Refusal as refusal:
                 item.reply(refusal)
                 continue
@@ -303,15 +405,12 @@ class ChatService:
             except LedgerUnavailable as error:
                 not_stored = error
 
+        drafts = [
+            from_envelope(item.envelope).draft(item.envelope.signature) for item, _ in group.fresh
+        ]
         started = self._monotonic()
         try:
-            receipts = await self.ledger.commit(
-                [
-                    from_envelope(item.envelope).draft(item.envelope.signature)
-                    for item, _ in group.fresh
-                ],
-                alongside,
-            )
+            receipts = await self.ledger.commit(drafts, alongside)
         except LedgerUnavailable as error:
             await self._forget_uncommitted()
             for item, _ in group.fresh + group.echoes:
@@ -322,6 +421,7 @@ class ChatService:
         # crash point: committed, not delivered; a retry gets these receipts
         for item, _ in group.fresh:
             self._last_seq[item.stream] = item.envelope.seq
+        self._tell_observers(drafts, receipts)
         if not_stored is not None:
             # Logged, but the ciphertext is not safe. No ACK, and nothing else is committed before
             # the mailbox has it; after a crash the retry brings it again.
@@ -331,8 +431,7 @@ class ChatService:
             return
         self.delivered_position = receipts[-1].position
         for (item, _), frame in zip(group.fresh, frames, strict=True):
-            envelope = item.envelope
-            self.hub.deliver(frame, envelope.recipient, envelope.sender, item.origin)
+            self._deliver(frame, item.stream, item.origin)
         self.metrics.delivered(len(receipts))
         for (item, gap), receipt in zip(group.fresh, receipts, strict=True):
             item.reply(ack(item.envelope, receipt, duplicate=False, gap=gap))
@@ -340,6 +439,10 @@ class ChatService:
         for item, index in group.echoes:
             item.reply(ack(item.envelope, receipts[index], duplicate=True, gap=0))
         await self._save_checkpoint()
+
+    def _deliver(self, frame: bytes, stream: Stream, origin: Outbox | None) -> None:
+        wallets = self._audience.wallets(stream.recipient)
+        self.hub.deliver(frame, wallets, stream.sender, origin)
 
     async def _answer_repeats(self, repeats: list[tuple[_Item, Receipt, bool]]) -> None:
         """The original receipt; and the ciphertext is stored when it was lost before its ACK."""
@@ -353,7 +456,7 @@ class ChatService:
                 except LedgerUnavailable as error:
                     item.reply(error)
                     continue
-                self.hub.deliver(frame, envelope.recipient, envelope.sender, item.origin)
+                self._deliver(frame, item.stream, item.origin)
             item.reply(ack(envelope, receipt, duplicate=True, gap=0))
 
     async def _forget_uncommitted(self) -> None:
@@ -380,8 +483,7 @@ class ChatService:
                 self.delivered_position = batch[-1].receipt.position
                 for message in batch:
                     if message.frame is not None:
-                        stream = message.stream
-                        self.hub.deliver(message.frame, stream.recipient, stream.sender, None)
+                        self._deliver(message.frame, message.stream, None)
                 self.metrics.delivered(len(batch))
         except LedgerUnavailable as error:
             return error
@@ -398,3 +500,17 @@ class ChatService:
 
     async def _in(self, executor: ThreadPoolExecutor, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(executor, call)
+
+
+def _leading_messages(pool: list[_Item | _Event]) -> list[_Item]:
+    """The messages in front of the first other event, at most a group of them."""
+    items: list[_Item] = []
+    for waiting in islice(pool, MAX_GROUP):
+        if isinstance(waiting, _Event):
+            break
+        items.append(waiting)
+    return items
+
+
+async def _nothing_alongside(_receipts: list[Receipt]) -> None:
+    """An event that is no message has no ciphertext to store."""

@@ -12,7 +12,7 @@ import pytest
 from plugins.secure_chat import errors
 from plugins.secure_chat.core.frames import encode_frame, error_frame
 from plugins.secure_chat.errors import CODES, Close, Code, LedgerUnavailable, Refusal
-from plugins.secure_chat.transport.rest import problem
+from plugins.secure_chat.transport.problems import problem
 
 TESTS = Path(__file__).parents[1]
 

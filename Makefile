@@ -30,4 +30,4 @@ lock:            ## pin dependencies anew after editing pyproject.toml
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
 
 clean:           ## remove what was built
-	rm -rf $(VENV) .tox .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .tox v13/ATLAS/node_modules v13/ATLAS/dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,55 @@
+import react from "@vitejs/plugin-react";
+import { playwright } from "@vitest/browser-playwright";
+import { searchForWorkspaceRoot } from "vite";
+import { defineConfig } from "vitest/config";
+
+// Tests named *.browser.test.ts need what only a browser has; those in tests/node need Node; all
+// others run in both.
+export default defineConfig({
+  plugins: [react()],
+  build: { target: "es2023", sourcemap: true },
+  // The vectors that every implementation reads lie beside the Python tests.
+  server: { fs: { allow: [searchForWorkspaceRoot(import.meta.dirname), "../../tests/vectors"] } },
+  test: {
+    projects: [
+      {
+        extends: true,
+        test: {
+          name: "node",
+          environment: "node",
+          include: ["tests/**/*.test.ts"],
+          exclude: ["tests/**/*.browser.test.ts", "tests/**/*.browser.test.tsx"],
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: "browser",
+          include: ["tests/**/*.test.ts", "tests/**/*.browser.test.tsx"],
+          exclude: ["tests/node/**"],
+          browser: {
+            enabled: true,
+            headless: true,
+            screenshotFailures: false,
+            instances: [{ browser: "chromium" }],
+            provider: playwright({
+              launchOptions: {
+                executablePath: process.env["CHROMIUM"] ?? "/usr/bin/chromium",
+                args: [
+                  // As root in a container there is no sandbox; the only pages are ours.
+                  "--no-sandbox",
+                  "--disable-gpu",
+                  "--disable-quic",
+                  "--no-first-run",
+                  "--disable-background-networking",
+                  "--disable-component-update",
+                  "--disable-sync",
+                ],
+              },
+            }),
+          },
+        },
+      },
+    ],
+  },
+});

@@ -20,6 +20,7 @@
     │   ├── LedgerLocked            another process writes it
     │   ├── LedgerUnusable          not a ledger, not readable, or not writable
     │   └── HistoryRewritten        the ledger is not what a checkpoint was signed for (size)
+    ├── DatabaseUnusable            not the chat's database, of an unknown schema, or out of reach
     ├── ConfigurationError          a setting is missing, unsafe or contradictory
     └── ClientError                 raised to users of the Python client
 
@@ -212,6 +213,10 @@ class HistoryRewritten(LedgerError):
     def __init__(self, size: int, reason: str) -> None:
         super().__init__(f"signed checkpoint of {size} records: {reason}")
         self.size = size
+
+
+class DatabaseUnusable(SecureChatError):
+    """The mailbox's database is not the chat's, is of a schema unknown here, or is out of reach."""
 
 
 class ConfigurationError(SecureChatError):

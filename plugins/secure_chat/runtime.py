@@ -15,6 +15,7 @@ from plugins.secure_chat.ledger.host import adopt
 from plugins.secure_chat.ledger.journal import START, Checkpoint, Journal
 from plugins.secure_chat.ledger.port import JournalLedger, Ledger
 from plugins.secure_chat.logs import scrub_server_logs
+from plugins.secure_chat.mailbox.engine import database
 from plugins.secure_chat.mailbox.store import Mailbox, Stored
 from plugins.secure_chat.metrics import Metrics
 from plugins.secure_chat.service import ChatService
@@ -87,8 +88,8 @@ class Runtime:
         if settings.jwt_secret:
             check_secret(settings.jwt_secret, insecure_dev=settings.insecure_dev)
             fallback = jwt_verifier(settings.jwt_secret)
-        path = self._host.data_dir / "mailbox.sqlite"
-        self._mailbox = await asyncio.to_thread(Mailbox.at, path)
+        engine = database(settings.database_url, self._host.data_dir)
+        self._mailbox = await asyncio.to_thread(Mailbox, engine)
         try:
             self._ledger = await asyncio.to_thread(self._open_ledger, hook.atlas_ledger())
         except BaseException:

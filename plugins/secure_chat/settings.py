@@ -24,4 +24,7 @@ class Settings(BaseSettings):
     burst: int = Field(default=500, ge=1, description="Requests a wallet may make at once")
     max_ciphertext: int = Field(default=MAX_CIPHERTEXT, ge=16, le=MAX_CIPHERTEXT)
     outbox_bytes: int = Field(default=4 << 20, ge=1 << 16, description="Unsent, before 4408")
+    database_url: str = Field(
+        default="", repr=False, description="postgresql://…; empty: DATA_DIR/mailbox.sqlite"
+    )
     retention_days: float | None = Field(default=None, gt=0, description="None keeps ciphertext")

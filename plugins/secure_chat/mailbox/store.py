@@ -17,9 +17,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     bindparam,
-    create_engine,
     delete,
-    event,
     func,
     insert,
     or_,
@@ -33,13 +31,9 @@ from plugins.secure_chat.core.records import EMPTY, Head, Receipt
 from plugins.secure_chat.core.sequence import Logged, Stream
 from plugins.secure_chat.errors import LedgerUnavailable
 from plugins.secure_chat.ledger.journal import START, Checkpoint
-from plugins.secure_chat.mailbox.tables import (
-    ledger_state,
-    messages,
-    metadata,
-    receipts,
-    streams,
-)
+from plugins.secure_chat.mailbox.engine import engine_at
+from plugins.secure_chat.mailbox.tables import ledger_state, messages, receipts, streams
+from plugins.secure_chat.migrations.schema import upgrade
 
 PAGE: Final = 200
 
@@ -89,24 +83,17 @@ class Mailbox:
     """The mailbox in one database."""
 
     def __init__(self, engine: Engine) -> None:
+        """The database is brought to this code's schema. Raises DatabaseUnusable."""
         self._engine = engine
         self._stream_ids: dict[Stream, int] = {}
-        metadata.create_all(engine)
+        upgrade(engine)
         with engine.connect() as connection:
             self._highest: int = connection.scalar(select(func.max(messages.c.position))) or 0
 
     @classmethod
     def at(cls, path: Path) -> Mailbox:
-        """A mailbox in an SQLite file: WAL, and every commit synced before it returns."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o640)  # as the ledger; SQLite's other files take it over
-        engine = create_engine(
-            f"sqlite:///{path}",
-            hide_parameters=True,  # they are ciphertext and wallets; errors must not show them
-            connect_args={"check_same_thread": False},
-        )
-        event.listen(engine, "connect", _prepare_sqlite)
-        return cls(engine)
+        """A mailbox in an SQLite file."""
+        return cls(engine_at(path))
 
     def close(self) -> None:
         self._engine.dispose()
@@ -213,7 +200,7 @@ class Mailbox:
 
     def checkpoint(self) -> Checkpoint:
         """How far the ledger was verified and indexed."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             row = connection.execute(select(ledger_state)).first()
         return (
             START
@@ -223,13 +210,13 @@ class Mailbox:
 
     def last_seq(self, stream: Stream) -> int:
         """The last committed sequence number of ``stream``; 0 when it has none."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             row = connection.execute(select(streams.c.last_seq).where(_is(stream))).first()
         return 0 if row is None else int(row.last_seq)
 
     def logged(self, stream: Stream, seq: int) -> tuple[Logged, bool] | None:
         """What ``stream`` has at ``seq``, and whether its frame is here."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             row = connection.execute(
                 select(messages)
                 .join(streams, streams.c.id == messages.c.stream_id)
@@ -242,7 +229,7 @@ class Mailbox:
 
     def missed(self, wallet: str, after: int, limit: int = PAGE) -> list[Waiting]:
         """The next ``limit`` messages to or from ``wallet`` after a position, in ledger order."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             ids = connection.scalars(
                 select(streams.c.id).where(
                     or_(streams.c.recipient == wallet, streams.c.sender == wallet),
@@ -266,13 +253,13 @@ class Mailbox:
             (streams.c.sender == wallet) & (streams.c.recipient == peer),
             (streams.c.sender == peer) & (streams.c.recipient == wallet),
         )
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             ids = connection.scalars(select(streams.c.id).where(between)).all()
             return _merge(connection, ids, after=after, before=before, limit=limit)
 
     def threads(self, wallet: str, *, limit: int = 50, offset: int = 0) -> list[Thread]:
         """The conversations of ``wallet``, newest first."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             rows = connection.execute(
                 select(streams.c.sender, streams.c.recipient, streams.c.last_position).where(
                     or_(streams.c.recipient == wallet, streams.c.sender == wallet)
@@ -298,7 +285,7 @@ class Mailbox:
 
     def parties(self, position: int) -> tuple[str, str] | None:
         """(sender, recipient) of the message at ``position``."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             row = connection.execute(
                 select(streams.c.sender, streams.c.recipient)
                 .join(messages, streams.c.id == messages.c.stream_id)
@@ -308,7 +295,7 @@ class Mailbox:
 
     def receipts_for(self, wallet: str, after: int) -> list[tuple[int, str, str]]:
         """(position, wallet, kind) of receipts for what ``wallet`` sent after a position."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             rows = connection.execute(
                 select(receipts.c.position, receipts.c.wallet, receipts.c.kind)
                 .join(messages, messages.c.position == receipts.c.position)
@@ -320,13 +307,21 @@ class Mailbox:
 
     def newest_rows(self) -> Iterator[tuple[int, str]]:
         """(position, event_hash) of the indexed messages, newest first."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             for row in connection.execute(
                 select(messages.c.position, messages.c.event_hash).order_by(
                     messages.c.position.desc()
                 )
             ):
                 yield row.position, row.event_hash
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """One moment of the database, whatever is committed while several statements run."""
+        with self._engine.connect() as connection:
+            if connection.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN")  # the driver would begin only at a write
+            yield connection
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -440,11 +435,6 @@ def _set_state(connection: Connection, checkpoint: Checkpoint) -> None:
                 file_offset=checkpoint.offset,
             )
         )
-
-
-def _prepare_sqlite(connection: Any, _: Any) -> None:
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000"):
-        connection.execute(f"PRAGMA {pragma}")
 
 
 def _reason(error: DBAPIError) -> str:

@@ -22,6 +22,8 @@ from sqlalchemy import (
 
 metadata: Final = MetaData()
 _ROW_ID: Final = BigInteger().with_variant(Integer, "sqlite")
+# Compared with ``<``: by its bytes everywhere.
+_TIMESTAMP: Final = String(40).with_variant(String(40, collation="C"), "postgresql")
 
 streams: Final = Table(
     "streams",
@@ -45,7 +47,7 @@ messages: Final = Table(
     Column("hash", String(44), nullable=False),
     Column("event_id", String(128), nullable=False),
     Column("event_hash", String(128), nullable=False),
-    Column("timestamp", String(40), nullable=False),
+    Column("timestamp", _TIMESTAMP, nullable=False),
     Column("frame", LargeBinary, nullable=True),
     UniqueConstraint("stream_id", "seq", name="uq_messages_stream_seq"),
 )

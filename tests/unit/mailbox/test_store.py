@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import func, select
 
 from plugins.secure_chat.core.records import Head, Receipt
 from plugins.secure_chat.core.sequence import Logged, Stream
-from plugins.secure_chat.errors import LedgerUnavailable
+from plugins.secure_chat.errors import ConfigurationError, LedgerUnavailable
 from plugins.secure_chat.ledger.journal import START, Checkpoint
+from plugins.secure_chat.mailbox.engine import engine_at, engine_for
 from plugins.secure_chat.mailbox.store import Mailbox, Stored, Waiting
+from plugins.secure_chat.mailbox.tables import messages
 
 AB = Stream("alice", "0", "bob")
 BA = Stream("bob", "0", "alice")
@@ -40,13 +43,8 @@ def frame(position: int) -> Waiting:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "deep" / "mailbox.sqlite"
-
-
-@pytest.fixture
-def mailbox(path: Path) -> Iterator[Mailbox]:
-    opened = Mailbox.at(path)
+def mailbox(database_url: str) -> Iterator[Mailbox]:
+    opened = Mailbox(engine_for(database_url))
     yield opened
     opened.close()
 
@@ -62,10 +60,30 @@ def conversation() -> list[Stored]:
     ]
 
 
-def test_every_commit_is_synced(mailbox: Mailbox) -> None:
-    with mailbox._engine.connect() as connection:
+def test_every_commit_to_sqlite_is_synced(tmp_path: Path) -> None:
+    engine = engine_at(tmp_path / "mailbox.sqlite")
+    with engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+    engine.dispose()
+
+
+@pytest.mark.postgres
+def test_every_commit_to_postgresql_is_synced(new_postgres: str) -> None:
+    engine = engine_for(new_postgres)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
+        assert connection.exec_driver_sql("SHOW transaction_isolation").scalar() == (
+            "repeatable read"
+        )
+    engine.dispose()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mysql://u:s3cret@host/db", "sqlite://"])
+def test_a_url_of_another_database_is_refused_without_being_shown(url: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        engine_for(url)
+    assert "s3cret" not in str(refused.value)
 
 
 def test_an_empty_mailbox_knows_nothing(mailbox: Mailbox) -> None:
@@ -123,19 +141,21 @@ def test_the_sequence_state_is_per_sender_device_and_recipient(mailbox: Mailbox)
     assert mailbox.logged(Stream("alice", "0", "mallory"), 1) is None
 
 
-def test_what_was_stored_is_there_after_reopening(path: Path) -> None:
-    first = Mailbox.at(path)
+def test_what_was_stored_is_there_after_reopening(database_url: str) -> None:
+    first = Mailbox(engine_for(database_url))
     first.store(conversation())
     first.set_checkpoint(checkpoint(7))
     first.close()
-    again = Mailbox.at(path)
+    again = Mailbox(engine_for(database_url))
     assert again.checkpoint() == checkpoint(7)
     assert again.missed("bob", 0) == [frame(p) for p in (1, 2, 4, 6, 7)]
     again.close()
 
 
-def test_a_second_mailbox_on_the_file_sees_each_commit(path: Path, mailbox: Mailbox) -> None:
-    other = Mailbox.at(path)
+def test_a_second_mailbox_on_the_database_sees_each_commit(
+    database_url: str, mailbox: Mailbox
+) -> None:
+    other = Mailbox(engine_for(database_url))
     mailbox.store([stored(1, AB, 1)])
     assert other.last_seq(AB) == 1
     other.close()
@@ -235,8 +255,21 @@ def test_rebuilding_in_parts_is_rebuilding_at_once(mailbox: Mailbox) -> None:
     assert [mailbox.last_seq(s) for s in (AB, A2B, AC)] == [5, 1, 0]
 
 
-def test_a_database_that_cannot_be_written_is_said_without_its_values(path: Path) -> None:
-    opened = Mailbox.at(path)
+def test_what_one_reading_sees_is_of_one_moment(database_url: str, mailbox: Mailbox) -> None:
+    """A page is read stream by stream: a commit in between must not leave a hole in it."""
+    other = Mailbox(engine_for(database_url))
+    mailbox.store([stored(1, AB, 1), stored(2, BA, 1)])
+    with mailbox._reading() as connection:
+        count = select(func.count()).select_from(messages)
+        before = connection.scalar(count)
+        other.store([stored(3, AB, 2), stored(4, BA, 2)])
+        assert connection.scalar(count) == before == 2
+    assert len(mailbox.missed("alice", 0)) == 4
+    other.close()
+
+
+def test_a_database_that_cannot_be_written_is_said_without_its_values(tmp_path: Path) -> None:
+    opened = Mailbox.at(tmp_path / "mailbox.sqlite")
     with opened._engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA query_only=1")
     secret = stored(1, Stream("alice", "0", "s3cret"), 1)

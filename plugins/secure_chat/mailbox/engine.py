@@ -1,0 +1,68 @@
+"""Database engines for the mailbox: SQLite in a file, or PostgreSQL; both durable at commit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from plugins.secure_chat.errors import ConfigurationError
+
+FILE_NAME: Final = "mailbox.sqlite"
+_PRAGMAS: Final = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000")
+
+
+def database(url: str, data_dir: Path) -> Engine:
+    """The database of ``url``, or the SQLite file in ``data_dir`` when it is empty."""
+    return engine_for(url) if url else engine_at(data_dir / FILE_NAME)
+
+
+def engine_at(path: Path) -> Engine:
+    """An SQLite file: WAL, and every commit synced before it returns. Created when missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o640)  # as the ledger; SQLite's other files take it over
+    engine = create_engine(
+        f"sqlite:///{path}",
+        hide_parameters=True,  # they are ciphertext and wallets; errors must not show them
+        connect_args={"check_same_thread": False},
+    )
+    event.listen(engine, "connect", _prepare_sqlite)
+    return engine
+
+
+def engine_for(url: str) -> Engine:
+    """The database of a URL, ``postgresql://…`` or ``sqlite:///PATH``. Raises ConfigurationError.
+
+    The text of the error holds no part of the URL: there may be a password in it.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigurationError("SECURE_CHAT_DATABASE_URL is not a database URL") from None
+    backend = parsed.get_backend_name()
+    if backend == "sqlite" and parsed.database:
+        return engine_at(Path(parsed.database))
+    if backend != "postgresql":
+        raise ConfigurationError(
+            "SECURE_CHAT_DATABASE_URL must be postgresql://… or sqlite:///PATH"
+        )
+    try:
+        return create_engine(
+            parsed.set(drivername="postgresql+psycopg"),
+            hide_parameters=True,
+            # What one request reads is of one moment, as in an SQLite transaction.
+            isolation_level="REPEATABLE READ",
+            pool_pre_ping=True,  # a restarted database costs a reconnect, not a request
+        )
+    except ModuleNotFoundError:
+        raise ConfigurationError(
+            "PostgreSQL needs the package psycopg: pip install 'psycopg[binary]'"
+        ) from None
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    for pragma in _PRAGMAS:
+        connection.execute(f"PRAGMA {pragma}")

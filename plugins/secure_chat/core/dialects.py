@@ -142,7 +142,13 @@ def encode(
     metadata. The caller sets the position. Raises ValueError when the dialect cannot hold the
     draft: a line that ``parse`` would not bear out is never given.
     """
-    written_at = timestamp(dialect.family, moment)
+    return encode_at(dialect, draft, timestamp(dialect.family, moment), prev_hash, event_id)
+
+
+def encode_at(
+    dialect: Dialect, draft: EventDraft, written_at: str, prev_hash: str, event_id: str
+) -> tuple[bytes, Record]:
+    """``encode`` with the moment as ``timestamp`` wrote it: a group of records shares one."""
     try:
         if dialect.family is Family.V1:
             return _encode_v1(draft, written_at, prev_hash, event_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Final
 
@@ -11,6 +12,7 @@ IDENTIFIER: Final[re.Pattern[str]] = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.AS
 _ADDRESS: Final[re.Pattern[str]] = re.compile(r"0[xX][0-9a-fA-F]{40}", re.ASCII)
 
 
+@functools.lru_cache(maxsize=8192)  # a server hears the same wallets over and over
 def canonical(identifier: str, field: str) -> str:
     """Return the canonical form: an ``0x`` address in lower case, anything else unchanged.
 

@@ -9,7 +9,6 @@ Here live the event's shape and its rules, and nothing of chains, files or rewar
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 from collections.abc import Mapping
@@ -188,7 +187,6 @@ def kind(record: Record) -> MessageKind | None:
     return MessageKind.SECURE
 
 
-@functools.lru_cache(maxsize=4096)  # a ledger names the same wallets over and over
 def _is_canonical(identifier: str) -> bool:
     try:
         return canonical(identifier, "identifier") == identifier

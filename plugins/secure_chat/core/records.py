@@ -2,18 +2,21 @@
 
 ``position`` is the number of a record's line in the ledger, counted from 1; the head's position is
 therefore the number of records, and 0 means an empty ledger.
+
+They are msgspec structs because every message makes several of them: a frozen dataclass takes four
+to eight times as long to make.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 GENESIS_PREV_HASH: Final = "0" * 64
 
 
-@dataclass(frozen=True, slots=True)
-class EventDraft:
+class EventDraft(msgspec.Struct, frozen=True, gc=False):
     """An event that waits to be logged. ``metadata`` must be JSON; ``value`` is an amount."""
 
     event_type: str
@@ -23,8 +26,7 @@ class EventDraft:
     value: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """Where an event stands in the ledger: fixed at commit and the same for ever."""
 
     position: int
@@ -33,8 +35,7 @@ class Receipt:
     timestamp: str
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One line of a ledger, in the same terms for every dialect.
 
     ``signature`` is the empty string when there is none; ``event_id`` is the record's hash in
@@ -53,8 +54,7 @@ class Record:
     prev_hash: str
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(msgspec.Struct, frozen=True, gc=False):
     """The end of a ledger: how many records it has, and the hash of the last one."""
 
     position: int

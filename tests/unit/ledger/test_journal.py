@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -316,3 +318,13 @@ def test_copies_of_a_ledger_go_their_own_ways(tmp_path: Path) -> None:
     assert one.append(draft(7)).event_hash != two.append(draft(8)).event_hash
     one.close()
     two.close()
+
+
+def test_event_ids_are_random_uuids_of_version_4(tmp_path: Path) -> None:
+    with closing(Journal.open(tmp_path / "ledger.jsonl")) as journal:
+        receipts = journal.stage([draft(number) for number in range(200)]).receipts
+    ids = {uuid.UUID(receipt.event_id) for receipt in receipts}
+    assert len(ids) == 200
+    assert {(one.version, one.variant) for one in ids} == {(4, uuid.RFC_4122)}
+    assert all(str(uuid.UUID(receipt.event_id)) == receipt.event_id for receipt in receipts)
+    assert len({str(one)[19] for one in ids}) == 4  # each variant digit that the RFC allows

@@ -8,15 +8,17 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from plugins.secure_chat.core import identity_event
+from plugins.secure_chat.core.identity_event import IDENTITY, StatementKind
 from plugins.secure_chat.core.message_event import claims_to_be_secure, from_record
-from plugins.secure_chat.core.records import Head, Receipt, Record
+from plugins.secure_chat.core.records import Head, MalformedEvent, Receipt, Record
 from plugins.secure_chat.errors import Close, LedgerUnavailable
 from plugins.secure_chat.ledger.host import adopt
 from plugins.secure_chat.ledger.journal import START, Checkpoint, Journal
 from plugins.secure_chat.ledger.port import JournalLedger, Ledger
 from plugins.secure_chat.logs import scrub_server_logs
 from plugins.secure_chat.mailbox.engine import database
-from plugins.secure_chat.mailbox.store import Mailbox, Stored
+from plugins.secure_chat.mailbox.store import Mailbox, Stored, StoredIdentityEvent
 from plugins.secure_chat.metrics import Metrics
 from plugins.secure_chat.service import ChatService
 from plugins.secure_chat.settings import Settings
@@ -37,6 +39,7 @@ class Index:
         self.start = mailbox.checkpoint()
         self._end = START
         self._batch: list[Stored] = []
+        self._identities: list[StoredIdentityEvent] = []
         self._pending = 0
         self._first = True
 
@@ -53,8 +56,20 @@ class Index:
             event = from_record(record)
             receipt = Receipt(record.position, record.event_id, record.event_hash, record.timestamp)
             self._batch.append(Stored(event.stream, event.seq, event.hash, receipt, None))
+        elif record.event_type == IDENTITY:
+            self._take_identity(record)
         if self._pending >= INDEX_BATCH:
             self._flush()
+
+    def _take_identity(self, record: Record) -> None:
+        try:
+            event = identity_event.from_record(record)
+        except MalformedEvent as error:
+            log.error("ledger.malformed_event position=%d reason=%s", record.position, error)
+            return
+        if event.kind is not StatementKind.PREKEYS:
+            where = (record.position, record.event_hash, record.wallet)
+            self._identities.append(StoredIdentityEvent(*where, event))
 
     def finish(self, head: Head) -> None:
         """Index the rest, and forget what the ledger turned out not to have."""
@@ -64,8 +79,14 @@ class Index:
 
     def _flush(self) -> None:
         from_start = self._first and self.start == START
-        self._mailbox.rebuild(self._batch, self._end, from_start=from_start, first=self._first)
-        self._first, self._pending, self._batch = False, 0, []
+        self._mailbox.rebuild(
+            self._batch,
+            self._end,
+            identities=self._identities,
+            from_start=from_start,
+            first=self._first,
+        )
+        self._first, self._pending, self._batch, self._identities = False, 0, [], []
 
 
 class Runtime:

@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from plugins.secure_chat.admission import Audience, SignatureCheck, Wallets
-from plugins.secure_chat.core.budget import Budget
+from plugins.secure_chat.core.budget import Budgets
 from plugins.secure_chat.core.envelope import Envelope
 from plugins.secure_chat.core.frames import Ack, ack, delivered, receipt_notice
 from plugins.secure_chat.core.message_event import from_envelope
@@ -28,7 +28,6 @@ from plugins.secure_chat.core.sequence import Duplicate, Logged, Stream, decide
 from plugins.secure_chat.errors import (
     LedgerUnavailable,
     NotAMember,
-    RateLimited,
     Refusal,
 )
 from plugins.secure_chat.hub import Hub, Outbox
@@ -41,7 +40,6 @@ T = TypeVar("T")
 
 MAX_GROUP: Final = 4096  # messages a commit: bounds what one failure can refuse
 MAX_STREAMS: Final = 100_000  # last sequence numbers kept in memory; others are read again
-MAX_BUDGETS: Final = 100_000
 CHECKPOINT_EVERY: Final = 10_000  # records between two saved checkpoints: bounds start-up work
 
 Outcome = Ack | Refusal | LedgerUnavailable
@@ -72,6 +70,7 @@ class _Event:
 
     decide: Callable[[], EventDraft]
     apply: Callable[[Receipt], None]
+    store: Callable[[Receipt], None]
     done: asyncio.Future[Receipt]
 
 
@@ -112,8 +111,6 @@ class ChatService:
         self.metrics = metrics
         self.hub = Hub()
         self.delivered_position = ledger.checkpoint.head.position
-        self._rate = rate
-        self._burst = burst
         self._monotonic = monotonic
         self._check = check
         self._audience = audience if audience is not None else Wallets()
@@ -123,7 +120,7 @@ class ChatService:
         self._idle = asyncio.Event()
         self._idle.set()
         self._last_seq: OrderedDict[Stream, int] = OrderedDict()
-        self._budgets: OrderedDict[str, Budget] = OrderedDict()
+        self._budgets = Budgets(rate, burst)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="mailbox-writer")
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="mailbox-reader")
         self._task: asyncio.Task[None] | None = None
@@ -131,6 +128,7 @@ class ChatService:
         self._saved_position = self.delivered_position
         # What the mailbox still has to do before the next commit, when it could not be written.
         self._unstored: list[Stored] = []  # committed and not stored: at most one group
+        self._unstored_event: tuple[_Event, Receipt] | None = None  # the same, of another event
         self._orphaned = False  # it may hold rows that were refused by the ledger
 
     def observe(self, observer: Callable[[Sequence[Committed]], None]) -> None:
@@ -155,7 +153,7 @@ class ChatService:
             # Only then does the mailbox have all that the checkpoint would vouch for.
             checkpoint = self.ledger.checkpoint
             try:
-                await self._in(self._writer, lambda: self.mailbox.set_checkpoint(checkpoint))
+                await self.write(lambda: self.mailbox.set_checkpoint(checkpoint))
             except LedgerUnavailable as error:
                 log.warning("mailbox.checkpoint_not_saved reason=%s", error.detail)
         self._writer.shutdown()
@@ -180,19 +178,7 @@ class ChatService:
 
     def spend(self, wallet: str) -> None:
         """Take one request from the wallet's budget, whatever the transport. Raises RateLimited."""
-        now = self._monotonic()
-        budget = self._budgets.get(wallet)
-        if budget is None:
-            budget = self._budgets[wallet] = Budget(self._rate, self._burst, self._burst, now)
-            if len(self._budgets) > MAX_BUDGETS:
-                self._forget_full_budgets(now)
-        wait = budget.spend(now)
-        if wait:
-            raise RateLimited(round(wait, 3))
-
-    def _forget_full_budgets(self, now: float) -> None:
-        for wallet in [w for w, budget in self._budgets.items() if budget.is_full(now)]:
-            del self._budgets[wallet]
+        self._budgets.spend(wallet, self._monotonic())
 
     def submit(self, envelope: Envelope, origin: Outbox | None, reply: Reply) -> None:
         """Put a valid message into the pool; ``reply`` is called once, after its commit."""
@@ -218,19 +204,26 @@ class ChatService:
         raise outcome
 
     async def log(
-        self, decide: Callable[[], EventDraft], apply: Callable[[Receipt], None]
+        self,
+        decide: Callable[[], EventDraft],
+        apply: Callable[[Receipt], None],
+        store: Callable[[Receipt], None] = lambda _receipt: None,
     ) -> Receipt:
         """Commit an event that is no message, in one order with the messages.
 
         ``decide`` is called when all that came before is committed and applied: it gives the event,
         or raises the Refusal that is raised here. ``apply`` is called once the event is durable,
         before anything behind it is decided on. Both run on the event loop and must be quick.
+        ``store`` writes the event's rows to the mailbox, in its one writer thread, while the ledger
+        syncs. What it wrote must go with ``Mailbox.drop_after`` when the ledger refuses; when it
+        raises LedgerUnavailable after the event was logged, so does this, and it is called again
+        before anything else is committed.
         Raises LedgerUnavailable.
         """
         if self._draining:
             raise LedgerUnavailable("the server is shutting down; try again", 1.0)
         done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self._pool.append(_Event(decide, apply, done))
+        self._pool.append(_Event(decide, apply, store, done))
         self._idle.clear()
         self._wake.set()
         # Who stops waiting does not take the event back.
@@ -241,7 +234,7 @@ class ChatService:
         parties = await self.read(lambda: self.mailbox.parties(position))
         if parties is None or parties[1] != wallet:
             raise NotAMember("receipts are the recipient's to give")
-        new = await self._in(self._writer, lambda: self.mailbox.add_receipt(position, wallet, kind))
+        new = await self.write(lambda: self.mailbox.add_receipt(position, wallet, kind))
         if new:
             self.hub.to_wallet(parties[0], receipt_notice(kind, position, wallet))
 
@@ -258,10 +251,14 @@ class ChatService:
         """Run a blocking mailbox query off the event loop."""
         return await self._in(self._readers, query)
 
+    async def write(self, change: Callable[[], T]) -> T:
+        """Run a blocking mailbox write off the event loop; there is one writer."""
+        return await self._in(self._writer, change)
+
     async def expire(self, older_than: datetime) -> int:
         """Drop ciphertext that the ledger dates before ``older_than``; how many messages."""
         before = older_than.astimezone(UTC).isoformat()
-        return await self._in(self._writer, lambda: self.mailbox.expire(before))
+        return await self.write(lambda: self.mailbox.expire(before))
 
     # -- the sequencer ------------------------------------------------------------------------
 
@@ -290,13 +287,10 @@ class ChatService:
     async def _log(self, event: _Event) -> None:
         """Commit one event alone: the next in the pool may depend on it."""
         try:
-            draft = event.decide()
-            (receipt,) = await self.ledger.commit([draft], _nothing_alongside)
-            # crash point: committed, not applied; who applies it does so again at start
-            event.apply(receipt)
-            self.delivered_position = receipt.position
-            self._tell_observers([draft], [receipt])
-            await self._save_checkpoint()
+            not_mended = await self._mend_mailbox()
+            if not_mended is not None:
+                raise not_mended
+            receipt = await self._commit_event(event)
         except (Refusal, LedgerUnavailable) as refused:
             event.done.set_exception(refused)
         except Exception:
@@ -304,6 +298,35 @@ class ChatService:
             event.done.set_exception(LedgerUnavailable("internal failure; try again"))
         else:
             event.done.set_result(receipt)
+
+    async def _commit_event(self, event: _Event) -> Receipt:
+        draft = event.decide()
+        not_stored: LedgerUnavailable | None = None
+
+        async def alongside(receipts: list[Receipt]) -> None:
+            nonlocal not_stored
+            try:
+                await self.write(partial(event.store, receipts[0]))
+            except LedgerUnavailable as error:
+                not_stored = error
+
+        try:
+            (receipt,) = await self.ledger.commit([draft], alongside)
+        except LedgerUnavailable:
+            await self._forget_uncommitted()
+            raise
+        # crash point: committed, not applied; who applies it does so again at start
+        self._tell_observers([draft], [receipt])
+        if not_stored is not None:
+            self._unstored_event = (event, receipt)
+            raise not_stored
+        self._apply_event(event, receipt)
+        await self._save_checkpoint()
+        return receipt
+
+    def _apply_event(self, event: _Event, receipt: Receipt) -> None:
+        self.delivered_position = receipt.position
+        event.apply(receipt)
 
     def _tell_observers(self, drafts: list[EventDraft], receipts: list[Receipt]) -> None:
         if not self._observers:
@@ -401,7 +424,7 @@ class ChatService:
                 frames.append(delivered(envelope, receipt))
                 batch.append(Stored(item.stream, envelope.seq, envelope.hash, receipt, frames[-1]))
             try:
-                await self._in(self._writer, lambda: self.mailbox.store(batch))
+                await self.write(lambda: self.mailbox.store(batch))
             except LedgerUnavailable as error:
                 not_stored = error
 
@@ -452,7 +475,7 @@ class ChatService:
                 frame = delivered(envelope, receipt)
                 lost = Stored(item.stream, envelope.seq, envelope.hash, receipt, frame)
                 try:
-                    await self._in(self._writer, partial(self.mailbox.store, [lost]))
+                    await self.write(partial(self.mailbox.store, [lost]))
                 except LedgerUnavailable as error:
                     item.reply(error)
                     continue
@@ -474,17 +497,22 @@ class ChatService:
         try:
             if self._orphaned:
                 position = self.ledger.checkpoint.head.position
-                await self._in(self._writer, lambda: self.mailbox.drop_after(position))
+                await self.write(lambda: self.mailbox.drop_after(position))
                 self._orphaned = False
             if self._unstored:
                 batch = self._unstored
-                await self._in(self._writer, lambda: self.mailbox.store(batch))
+                await self.write(lambda: self.mailbox.store(batch))
                 self._unstored = []
                 self.delivered_position = batch[-1].receipt.position
                 for message in batch:
                     if message.frame is not None:
                         self._deliver(message.frame, message.stream, None)
                 self.metrics.delivered(len(batch))
+            if self._unstored_event is not None:
+                event, receipt = self._unstored_event
+                await self.write(partial(event.store, receipt))
+                self._unstored_event = None
+                self._apply_event(event, receipt)
         except LedgerUnavailable as error:
             return error
         return None
@@ -494,7 +522,7 @@ class ChatService:
         if checkpoint.head.position - self._saved_position >= CHECKPOINT_EVERY:
             self._saved_position = checkpoint.head.position
             try:
-                await self._in(self._writer, lambda: self.mailbox.set_checkpoint(checkpoint))
+                await self.write(lambda: self.mailbox.set_checkpoint(checkpoint))
             except LedgerUnavailable as error:  # it only spares work at the next start
                 log.warning("mailbox.checkpoint_not_saved reason=%s", error.detail)
 
@@ -510,7 +538,3 @@ def _leading_messages(pool: list[_Item | _Event]) -> list[_Item]:
             break
         items.append(waiting)
     return items
-
-
-async def _nothing_alongside(_receipts: list[Receipt]) -> None:
-    """An event that is no message has no ciphertext to store."""

@@ -14,12 +14,13 @@ import pytest
 from plugins.secure_chat.admission import Audience, SignatureCheck
 from plugins.secure_chat.core.envelope import Envelope, message_hash
 from plugins.secure_chat.core.frames import Ack
+from plugins.secure_chat.core.identity_event import IdentityEvent, StatementKind
 from plugins.secure_chat.core.records import EventDraft, Receipt
 from plugins.secure_chat.errors import BadSignature, LedgerUnavailable, NotAMember, Refusal
 from plugins.secure_chat.hub import Outbox
 from plugins.secure_chat.ledger.journal import Journal
 from plugins.secure_chat.ledger.port import JournalLedger
-from plugins.secure_chat.mailbox.store import Mailbox
+from plugins.secure_chat.mailbox.store import Mailbox, StoredIdentityEvent
 from plugins.secure_chat.metrics import Metrics
 from plugins.secure_chat.service import ChatService, Committed, Outcome
 
@@ -206,3 +207,54 @@ async def test_a_server_that_shuts_down_logs_what_it_took_and_takes_no_more(
     assert (await taken).position == journal.head.position == 1
     with pytest.raises(LedgerUnavailable):
         await service.log(lambda: event("created"), nothing)
+
+
+async def test_an_events_rows_are_stored_before_it_is_applied(tmp_path: Path) -> None:
+    steps: list[str] = []
+    async with running(tmp_path) as (service, _):
+        receipt = await service.log(
+            lambda: event("created"),
+            lambda receipt: steps.append(f"applied {receipt.position}"),
+            lambda receipt: steps.append(f"stored {receipt.position}"),
+        )
+    assert steps == ["stored 1", "applied 1"]
+    assert receipt.position == 1
+
+
+async def test_an_event_logged_and_not_stored_is_stored_and_applied_before_anything_else(
+    tmp_path: Path,
+) -> None:
+    steps: list[str] = []
+    full = [True, True]
+
+    def store(receipt: Receipt) -> None:
+        if full and full.pop():
+            raise LedgerUnavailable("the disk is full")
+        steps.append(f"stored {receipt.position}")
+
+    def apply(receipt: Receipt) -> None:
+        steps.append(f"applied {receipt.position}")
+
+    async with running(tmp_path) as (service, journal):
+        with pytest.raises(LedgerUnavailable, match="the disk is full"):
+            await service.log(lambda: event("created"), apply, store)
+        assert journal.head.position == 1
+        assert steps == []
+        with pytest.raises(LedgerUnavailable, match="the disk is full"):
+            await service.send(envelope(ALICE, BOB, 1))
+        assert (await service.send(envelope(ALICE, BOB, 1))).position == 2
+        assert steps == ["stored 1", "applied 1"]
+
+
+async def test_rows_of_an_event_that_the_ledger_refused_are_dropped(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, journal):
+        journal.close()
+        service.mailbox.store_identity_event(_registration(ALICE, Receipt(1, "id", "h", "")))
+        with pytest.raises(LedgerUnavailable, match="closing"):
+            await service.log(lambda: event("created"), nothing)
+        assert service.mailbox.identity_events(ALICE) == []
+
+
+def _registration(wallet: str, receipt: Receipt) -> StoredIdentityEvent:
+    statement = IdentityEvent(StatementKind.IDENTITY, "ab" * 32)
+    return StoredIdentityEvent(receipt.position, receipt.event_hash, wallet, statement)

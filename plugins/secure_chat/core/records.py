@@ -62,3 +62,7 @@ class Head(msgspec.Struct, frozen=True, gc=False):
 
 
 EMPTY: Final = Head(0, GENESIS_PREV_HASH)
+
+
+class MalformedEvent(ValueError):
+    """A record of a type that is ours breaks a rule of that type, which the text names."""

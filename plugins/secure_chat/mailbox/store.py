@@ -27,12 +27,19 @@ from sqlalchemy import (
 from sqlalchemy.engine import Row
 from sqlalchemy.exc import DBAPIError
 
+from plugins.secure_chat.core.identity_event import IdentityEvent, StatementKind
 from plugins.secure_chat.core.records import EMPTY, Head, Receipt
 from plugins.secure_chat.core.sequence import Logged, Stream
 from plugins.secure_chat.errors import LedgerUnavailable
 from plugins.secure_chat.ledger.journal import START, Checkpoint
 from plugins.secure_chat.mailbox.engine import engine_at
-from plugins.secure_chat.mailbox.tables import ledger_state, messages, receipts, streams
+from plugins.secure_chat.mailbox.tables import (
+    identity_events,
+    ledger_state,
+    messages,
+    receipts,
+    streams,
+)
 from plugins.secure_chat.migrations.schema import upgrade
 
 PAGE: Final = 200
@@ -59,6 +66,16 @@ class Stored:
     hash: str
     receipt: Receipt
     frame: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredIdentityEvent:
+    """An IDENTITY event that says who is registered, and where the ledger has it."""
+
+    position: int
+    event_hash: str
+    wallet: str
+    event: IdentityEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,24 +124,32 @@ class Mailbox:
         locked); then nothing of it is stored.
         """
         known = dict(self._stream_ids)
-        with self._writing() as connection:
+        with self.writing() as connection:
             self._store(connection, batch, known)
         self._stream_ids = known
+
+    def store_identity_event(self, event: StoredIdentityEvent) -> None:
+        """Index an IDENTITY event durably; a row that stands at its position is replaced."""
+        with self.writing() as connection:
+            at = identity_events.c.position == event.position
+            connection.execute(delete(identity_events).where(at))
+            _index_identities(connection, [event])
 
     def rebuild(
         self,
         batch: Sequence[Stored],
         checkpoint: Checkpoint,
         *,
+        identities: Sequence[StoredIdentityEvent] = (),
         from_start: bool = False,
         first: bool = True,
     ) -> None:
-        """Index ``batch``, read from the ledger up to ``checkpoint``; frames that match it stay.
+        """Index what was read from the ledger up to ``checkpoint``; frames that match it stay.
 
         ``first``: of the batches of one reading.
         """
         known = {} if from_start else dict(self._stream_ids)
-        with self._writing() as connection:
+        with self.writing() as connection:
             start = 0
             if from_start:
                 connection.execute(delete(streams))
@@ -146,19 +171,23 @@ class Mailbox:
                 for m in batch
             ]
             self._store(connection, found, known)
+            span = identity_events.c.position.between(start + 1, checkpoint.head.position)
+            connection.execute(delete(identity_events).where(span))
+            _index_identities(connection, identities)
             _set_state(connection, checkpoint)
         self._stream_ids = known
 
     def set_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Remember how far the ledger is verified and indexed."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             _set_state(connection, checkpoint)
 
     def drop_after(self, position: int) -> None:
         """Forget rows after ``position``: the ledger does not have their messages."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute(delete(messages).where(messages.c.position > position))
             connection.execute(delete(receipts).where(receipts.c.position > position))
+            connection.execute(delete(identity_events).where(identity_events.c.position > position))
             for row in connection.execute(
                 select(streams.c.id).where(streams.c.last_position > position)
             ).all():
@@ -180,7 +209,7 @@ class Mailbox:
 
     def expire(self, before: str) -> int:
         """Drop the frames of messages whose ledger timestamp sorts before ``before``; how many."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             return connection.execute(
                 update(messages)
                 .where(messages.c.frame.is_not(None), messages.c.timestamp < before)
@@ -190,7 +219,7 @@ class Mailbox:
     def add_receipt(self, position: int, wallet: str, kind: str) -> bool:
         """Keep a receipt; False when it was known."""
         key = {"position": position, "wallet": wallet, "kind": kind}
-        with self._writing() as connection:
+        with self.writing() as connection:
             if connection.execute(select(receipts).filter_by(**key)).first() is not None:
                 return False
             connection.execute(insert(receipts).values(**key))
@@ -200,7 +229,7 @@ class Mailbox:
 
     def checkpoint(self) -> Checkpoint:
         """How far the ledger was verified and indexed."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             row = connection.execute(select(ledger_state)).first()
         return (
             START
@@ -210,13 +239,13 @@ class Mailbox:
 
     def last_seq(self, stream: Stream) -> int:
         """The last committed sequence number of ``stream``; 0 when it has none."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             row = connection.execute(select(streams.c.last_seq).where(_is(stream))).first()
         return 0 if row is None else int(row.last_seq)
 
     def logged(self, stream: Stream, seq: int) -> tuple[Logged, bool] | None:
         """What ``stream`` has at ``seq``, and whether its frame is here."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             row = connection.execute(
                 select(messages)
                 .join(streams, streams.c.id == messages.c.stream_id)
@@ -229,7 +258,7 @@ class Mailbox:
 
     def missed(self, wallet: str, after: int, limit: int = PAGE) -> list[Waiting]:
         """The next ``limit`` messages to or from ``wallet`` after a position, in ledger order."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             ids = connection.scalars(
                 select(streams.c.id).where(
                     or_(streams.c.recipient == wallet, streams.c.sender == wallet),
@@ -253,13 +282,13 @@ class Mailbox:
             (streams.c.sender == wallet) & (streams.c.recipient == peer),
             (streams.c.sender == peer) & (streams.c.recipient == wallet),
         )
-        with self._reading() as connection:
+        with self.reading() as connection:
             ids = connection.scalars(select(streams.c.id).where(between)).all()
             return _merge(connection, ids, after=after, before=before, limit=limit)
 
     def threads(self, wallet: str, *, limit: int = 50, offset: int = 0) -> list[Thread]:
         """The conversations of ``wallet``, newest first."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(
                 select(streams.c.sender, streams.c.recipient, streams.c.last_position).where(
                     or_(streams.c.recipient == wallet, streams.c.sender == wallet)
@@ -285,7 +314,7 @@ class Mailbox:
 
     def parties(self, position: int) -> tuple[str, str] | None:
         """(sender, recipient) of the message at ``position``."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             row = connection.execute(
                 select(streams.c.sender, streams.c.recipient)
                 .join(messages, streams.c.id == messages.c.stream_id)
@@ -295,7 +324,7 @@ class Mailbox:
 
     def receipts_for(self, wallet: str, after: int) -> list[tuple[int, str, str]]:
         """(position, wallet, kind) of receipts for what ``wallet`` sent after a position."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(
                 select(receipts.c.position, receipts.c.wallet, receipts.c.kind)
                 .join(messages, messages.c.position == receipts.c.position)
@@ -305,9 +334,27 @@ class Mailbox:
             ).all()
         return [(row.position, row.wallet, row.kind) for row in rows]
 
+    def identity_events(self, wallet: str) -> list[StoredIdentityEvent]:
+        """What the ledger has of ``wallet``'s identity and devices, in its order; no prekeys."""
+        with self.reading() as connection:
+            rows = connection.execute(
+                select(identity_events)
+                .where(identity_events.c.wallet == wallet)
+                .order_by(identity_events.c.position)
+            ).all()
+        return [
+            StoredIdentityEvent(
+                row.position,
+                row.event_hash,
+                row.wallet,
+                IdentityEvent(StatementKind(row.kind), row.statement, row.device),
+            )
+            for row in rows
+        ]
+
     def newest_rows(self) -> Iterator[tuple[int, str]]:
         """(position, event_hash) of the indexed messages, newest first."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             for row in connection.execute(
                 select(messages.c.position, messages.c.event_hash).order_by(
                     messages.c.position.desc()
@@ -316,7 +363,7 @@ class Mailbox:
                 yield row.position, row.event_hash
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[Connection]:
+    def reading(self) -> Iterator[Connection]:
         """One moment of the database, whatever is committed while several statements run."""
         with self._engine.connect() as connection:
             if connection.dialect.name == "sqlite":
@@ -324,7 +371,7 @@ class Mailbox:
             yield connection
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[Connection]:
+    def writing(self) -> Iterator[Connection]:
         """One transaction; what the database refuses is raised as LedgerUnavailable."""
         try:
             with self._engine.begin() as connection:
@@ -422,6 +469,24 @@ def _frames_at(connection: Connection, batch: Sequence[Stored]) -> dict[str, byt
         )
     )
     return {row.event_hash: row.frame for row in rows}
+
+
+def _index_identities(connection: Connection, events: Sequence[StoredIdentityEvent]) -> None:
+    if events:
+        connection.execute(
+            insert(identity_events),
+            [
+                {
+                    "position": one.position,
+                    "event_hash": one.event_hash,
+                    "wallet": one.wallet,
+                    "kind": one.event.kind.value,
+                    "statement": one.event.id,
+                    "device": one.event.device,
+                }
+                for one in events
+            ],
+        )
 
 
 def _set_state(connection: Connection, checkpoint: Checkpoint) -> None:

@@ -60,6 +60,18 @@ receipts: Final = Table(
     Column("kind", String(9), primary_key=True),
 )
 
+identity_events: Final = Table(
+    "identity_events",
+    metadata,
+    Column("position", _ROW_ID, primary_key=True, autoincrement=False),
+    Column("event_hash", String(128), nullable=False),
+    Column("wallet", String(128), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("statement", String(64), nullable=False),
+    Column("device", String(128), nullable=False),
+    Index("ix_identity_events_wallet", "wallet", "position"),
+)
+
 ledger_state: Final = Table(
     "ledger_state",
     metadata,

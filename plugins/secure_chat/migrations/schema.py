@@ -26,7 +26,10 @@ log: Final = logging.getLogger(__name__)
 
 HERE: Final = Path(__file__).parent
 # Every module that defines tables on the one MetaData.
-TABLE_MODULES: Final = ("plugins.secure_chat.mailbox.tables",)
+TABLE_MODULES: Final = (
+    "plugins.secure_chat.mailbox.tables",
+    "plugins.secure_chat.directory.tables",
+)
 _FIRST: Final = {
     "streams": ("id", "sender", "device", "recipient", "last_seq", "last_position"),
     "messages": (

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.secure_chat.core.budget import Budget
+from plugins.secure_chat.core.budget import MAX_BUDGETS, Budget, Budgets
+from plugins.secure_chat.errors import RateLimited
 
 
 def test_a_burst_is_granted_at_once_and_then_the_rate() -> None:
@@ -48,3 +50,22 @@ def test_grants_stay_within_burst_and_rate_and_waits_are_exact(
     wait = budget.spend(now)
     if wait:
         assert budget.spend(now + wait + 1e-9) == 0.0
+
+
+def test_each_name_has_a_budget_of_its_own_and_a_refusal_takes_nothing() -> None:
+    budgets = Budgets(rate=2.0, burst=4)
+    budgets.spend("alice", 0.0, 3)
+    with pytest.raises(RateLimited) as limited:
+        budgets.spend("alice", 0.0, 2)
+    assert limited.value.retry_after == 0.5
+    budgets.spend("alice", 0.0)
+    budgets.spend("bob", 0.0, 4)
+
+
+def test_budgets_that_are_full_are_forgotten_and_no_others() -> None:
+    budgets = Budgets(rate=1.0, burst=2)
+    budgets.spend("busy", 1e6, 2)
+    for number in range(MAX_BUDGETS):
+        budgets.spend(str(number), 0.0)
+    budgets.spend("one more", 1e6)
+    assert set(budgets._budgets) == {"busy", "one more"}

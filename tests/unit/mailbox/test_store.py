@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
+from plugins.secure_chat.core.identity_event import IdentityEvent, StatementKind
 from plugins.secure_chat.core.records import Head, Receipt
 from plugins.secure_chat.core.sequence import Logged, Stream
 from plugins.secure_chat.errors import ConfigurationError, LedgerUnavailable
 from plugins.secure_chat.ledger.journal import START, Checkpoint
 from plugins.secure_chat.mailbox.engine import engine_at, engine_for
-from plugins.secure_chat.mailbox.store import Mailbox, Stored, Waiting
+from plugins.secure_chat.mailbox.store import Mailbox, Stored, StoredIdentityEvent, Waiting
 from plugins.secure_chat.mailbox.tables import messages
 
 AB = Stream("alice", "0", "bob")
@@ -255,11 +256,41 @@ def test_rebuilding_in_parts_is_rebuilding_at_once(mailbox: Mailbox) -> None:
     assert [mailbox.last_seq(s) for s in (AB, A2B, AC)] == [5, 1, 0]
 
 
+def registered(
+    position: int, wallet: str, device: str = "", ledger: str = ""
+) -> StoredIdentityEvent:
+    kind = StatementKind.DEVICE if device else StatementKind.IDENTITY
+    event = IdentityEvent(kind, f"{position:064x}", device)
+    return StoredIdentityEvent(position, f"event{ledger}{position}", wallet, event)
+
+
+def test_identity_events_are_kept_for_each_wallet_in_ledger_order(mailbox: Mailbox) -> None:
+    first, second = registered(1, "alice"), registered(4, "alice", "phone")
+    for event in (second, registered(2, "bob"), first, second):
+        mailbox.store_identity_event(event)
+    assert mailbox.identity_events("alice") == [first, second]
+    mailbox.drop_after(1)
+    assert mailbox.identity_events("alice") == [first]
+    assert mailbox.identity_events("bob") == []
+
+
+def test_identity_events_follow_from_the_ledger(mailbox: Mailbox) -> None:
+    for position in (1, 2, 5):
+        mailbox.store_identity_event(registered(position, "alice", ledger="old"))
+    mailbox.rebuild([], checkpoint(3), identities=[registered(2, "alice")], from_start=True)
+    mailbox.rebuild([], checkpoint(4), identities=[registered(4, "alice", "a")], first=False)
+    mailbox.drop_after(4)
+    assert mailbox.identity_events("alice") == [
+        registered(2, "alice"),
+        registered(4, "alice", "a"),
+    ]
+
+
 def test_what_one_reading_sees_is_of_one_moment(database_url: str, mailbox: Mailbox) -> None:
     """A page is read stream by stream: a commit in between must not leave a hole in it."""
     other = Mailbox(engine_for(database_url))
     mailbox.store([stored(1, AB, 1), stored(2, BA, 1)])
-    with mailbox._reading() as connection:
+    with mailbox.reading() as connection:
         count = select(func.count()).select_from(messages)
         before = connection.scalar(count)
         other.store([stored(3, AB, 2), stored(4, BA, 2)])

@@ -25,7 +25,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from plugins.secure_chat.core.envelope import message_hash
 
 SECRET: Final = "a secret of forty bytes for these tests!"
-PATIENCE: Final = 20.0  # seconds that a step may take before the test fails
+PATIENCE: Final = 60.0  # seconds that a step may take before the test fails
 LEDGER: Final = "genesis_ledger.jsonl"
 MAILBOX: Final = "mailbox.sqlite"
 

@@ -214,7 +214,7 @@ def test_f6_a_second_process_is_refused_and_the_ledger_does_not_fork(tmp_path: P
         first.stdin.write("1\n")
         assert first.stdout.readline() == "1\n"
         second = subprocess.run(
-            command, input="2\n", capture_output=True, text=True, timeout=20, check=False
+            command, input="2\n", capture_output=True, text=True, timeout=60, check=False
         )
         assert second.returncode == 3
         assert "another process writes this ledger" in second.stdout
@@ -223,7 +223,7 @@ def test_f6_a_second_process_is_refused_and_the_ledger_does_not_fork(tmp_path: P
         first.stdin.write("3\n")
         assert first.stdout.readline() == "3\n"
         first.stdin.close()
-        first.wait(20)
+        first.wait(60)
     assert numbers(path) == [1, 3]
     assert audit_ledger(path).sound
 
@@ -275,7 +275,7 @@ journal.close()
         [sys.executable, "-c", code, str(path)],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert done.stdout.splitlines() == ["LedgerUnavailable None", "2"], done.stderr

@@ -10,7 +10,9 @@ import base64
 import hashlib
 import json
 import os
+import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +31,7 @@ from websockets.typing import Subprotocol
 
 from plugins.secure_chat.cli.serve import LARGEST_FRAME
 from plugins.secure_chat.settings import Settings
+from plugins.secure_chat.transport.corked_protocol import CorkedProtocol
 from v13.ATLAS.src.main import create_app
 from v13.ATLAS.src.settings import HostSettings
 
@@ -37,7 +40,7 @@ PLUGIN: Final = "plugins.secure_chat.plugin"
 ALICE: Final = "0x" + "a1" * 20
 BOB: Final = "0x" + "b2" * 20
 CAROL: Final = "0x" + "c3" * 20
-WAIT: Final = 10.0  # seconds: only a failing test waits this long
+WAIT: Final = 60.0  # seconds: only a failing test waits this long
 
 
 def token(wallet: str, *, seconds: float = 3600, secret: str = SECRET, **claims: object) -> str:
@@ -116,6 +119,10 @@ class ChatServer:
     http: httpx.Client
     stop: Callable[[], None]
     """Begin to stop, as SIGTERM does; the end of the block waits for it."""
+    open_connections: Callable[[], int]
+    """TCP connections that the server has not let go of."""
+    served: Callable[[], int]
+    """Requests and sockets that the app has not done with."""
 
     @property
     def ledger(self) -> Path:
@@ -124,6 +131,13 @@ class ChatServer:
     @property
     def url(self) -> str:
         return f"ws://127.0.0.1:{self.port}/v1/chat/ws"
+
+    def wait_for(self, condition: Callable[[], bool], what: str) -> None:
+        """Return when ``condition`` holds; it is looked at again and again for WAIT seconds."""
+        deadline = time.monotonic() + WAIT
+        while not condition():
+            assert time.monotonic() < deadline, f"never seen: {what}"
+            time.sleep(0.01)  # between two looks
 
     @contextmanager
     def peer(
@@ -167,6 +181,62 @@ class ChatServer:
         return [json.loads(line) for line in self.ledger.read_bytes().splitlines()]
 
 
+class RawSocket:
+    """A WebSocket by hand, for frames that no library would send."""
+
+    def __init__(self, server: ChatServer, wallet: str) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", server.port), timeout=WAIT)
+        self._socket.sendall(
+            f"GET /v1/chat/ws HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+            "Sec-WebSocket-Extensions: permessage-deflate\r\n"
+            f"Authorization: Bearer {token(wallet)}\r\n\r\n".encode()
+        )
+        self.head = b""
+        while b"\r\n\r\n" not in self.head:
+            self.head += self._socket.recv(1)
+
+    def send(self, first_byte: int, payload: bytes) -> None:
+        """One masked frame under an all-zero mask; lengths below 126."""
+        self._socket.sendall(bytes([first_byte, 0x80 | len(payload)]) + bytes(4) + payload)
+
+    def announce(self, length: int) -> None:
+        """The head of a text frame of ``length`` bytes."""
+        self._socket.sendall(b"\x81\xff" + struct.pack("!Q", length) + bytes(4))
+
+    def cut_off(self) -> bool:
+        """Whether the server resets the connection although nothing is read from it."""
+        poll = select.poll()
+        poll.register(self._socket, 0)  # errors and the end are told without being asked for
+        try:
+            return bool(poll.poll(WAIT * 1000))
+        finally:
+            self._socket.close()
+
+    def hang_up(self) -> None:
+        self._socket.close()
+
+    def close_code(self) -> int:
+        """Read on to the close frame; its code."""
+        while True:
+            first, length = self._exactly(2)
+            if length >= 126:
+                length = int.from_bytes(self._exactly(2 if length == 126 else 8), "big")
+            payload = self._exactly(length)
+            if first & 0x0F == 8:
+                self._socket.close()
+                return int.from_bytes(payload[:2], "big")
+
+    def _exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            part = self._socket.recv(size - len(data))
+            assert part, "the server hung up without a close frame"
+            data += part
+        return data
+
+
 class _Server(uvicorn.Server):
     """uvicorn, which says when it has started or given up."""
 
@@ -196,13 +266,20 @@ class DidNotStart(RuntimeError):
 
 
 @contextmanager
-def serving(app: FastAPI, data_dir: Path) -> Iterator[ChatServer]:
-    """Serve ``app`` on a free port of 127.0.0.1 until the block ends; then drain and stop."""
+def serving(
+    app: FastAPI,
+    data_dir: Path,
+    ws: Any = "websockets-sansio",
+) -> Iterator[ChatServer]:
+    """Serve ``app`` on a free port of 127.0.0.1 until the block ends; then drain and stop.
+
+    ``ws`` is uvicorn's: its own protocol, as any adopter has it, or the product's.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(
             app,
             lifespan="on",
-            ws="websockets-sansio",
+            ws=ws,
             ws_max_size=LARGEST_FRAME,
             ws_per_message_deflate=False,
             log_config=None,
@@ -219,19 +296,33 @@ def serving(app: FastAPI, data_dir: Path) -> Iterator[ChatServer]:
                 raise DidNotStart
             url = f"http://127.0.0.1:{port}"
             with httpx.Client(base_url=url, timeout=WAIT, trust_env=False) as http:
-                yield ChatServer(app, port, data_dir, http, server.begin_to_stop)
+                state = server.server_state
+                yield ChatServer(
+                    app,
+                    port,
+                    data_dir,
+                    http,
+                    server.begin_to_stop,
+                    lambda: len(state.connections),
+                    lambda: len(state.tasks),
+                )
         finally:
             server.begin_to_stop()
             thread.join()
 
 
 @contextmanager
-def chat_server(data_dir: Path, **settings: Any) -> Iterator[ChatServer]:
+def chat_server(
+    data_dir: Path,
+    *,
+    ws: Any = CorkedProtocol,
+    **settings: Any,
+) -> Iterator[ChatServer]:
     """Our stand-in host with the chat; ``settings`` are the chat's own."""
     app = create_app(
         HostSettings.model_validate({"jwt_secret": SECRET, "data_dir": data_dir}),
         [PLUGIN],
         plugin_settings={"secure_chat": Settings(**settings)},
     )
-    with serving(app, data_dir) as server:
+    with serving(app, data_dir, ws) as server:
         yield server

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
-import socket
 import sqlite3
-import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,12 +15,11 @@ from tests.plugin.chat_server import (
     ALICE,
     BOB,
     CAROL,
-    WAIT,
     ChatServer,
+    RawSocket,
     b64,
     chat_server,
     message,
-    token,
 )
 
 MIB = 1 << 20
@@ -177,53 +174,6 @@ def test_a_binary_frame_is_malformed_and_the_connection_goes_on(server: ChatServ
         alice.connection.send(json.dumps(message("binary", 1)).encode())
         assert alice.receive()["code"] == "malformed_frame"
         assert alice.silent()
-
-
-class RawSocket:
-    """A WebSocket by hand, for frames that no library would send."""
-
-    def __init__(self, server: ChatServer, wallet: str) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", server.port), timeout=WAIT)
-        self._socket.sendall(
-            f"GET /v1/chat/ws HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
-            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-            "Sec-WebSocket-Extensions: permessage-deflate\r\n"
-            f"Authorization: Bearer {token(wallet)}\r\n\r\n".encode()
-        )
-        self.head = b""
-        while b"\r\n\r\n" not in self.head:
-            self.head += self._socket.recv(1)
-
-    def send(self, first_byte: int, payload: bytes) -> None:
-        """One masked frame under an all-zero mask; lengths below 126."""
-        self._socket.sendall(bytes([first_byte, 0x80 | len(payload)]) + bytes(4) + payload)
-
-    def announce(self, length: int) -> None:
-        """The head of a text frame of ``length`` bytes."""
-        self._socket.sendall(b"\x81\xff" + struct.pack("!Q", length) + bytes(4))
-
-    def hang_up(self) -> None:
-        self._socket.close()
-
-    def close_code(self) -> int:
-        """Read on to the close frame; its code."""
-        while True:
-            first, length = self._exactly(2)
-            if length == 126:
-                (length,) = struct.unpack("!H", self._exactly(2))
-            payload = self._exactly(length)
-            if first & 0x0F == 8:
-                self._socket.close()
-                return int.from_bytes(payload[:2], "big")
-
-    def _exactly(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            part = self._socket.recv(size - len(data))
-            assert part, "the server hung up without a close frame"
-            data += part
-        return data
 
 
 @pytest.mark.parametrize(

@@ -349,7 +349,7 @@ def test_a_deep_body_does_not_end_a_process_whose_recursion_limit_was_raised(
 def test_a_body_beyond_the_limit_is_refused_while_it_arrives(start_host: StartHost) -> None:
     host = start_host(largest_body=10_000)
     address = (host.http.base_url.host, host.http.base_url.port)
-    with socket.create_connection(address, timeout=30) as unfinished:
+    with socket.create_connection(address, timeout=60) as unfinished:
         unfinished.sendall(
             b"POST /v1/auth/challenge HTTP/1.1\r\nHost: host\r\n"
             b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -18,6 +18,7 @@ import uvicorn
 
 from plugins.secure_chat.errors import LedgerBroken, SecureChatError
 from plugins.secure_chat.logs import configure
+from plugins.secure_chat.transport.corked_protocol import CorkedProtocol
 
 HOST_APP: Final = "v13.ATLAS.src.main"
 PLUGIN: Final = "plugins.secure_chat.plugin"
@@ -100,7 +101,7 @@ def serve(
         app,
         host=host,
         port=port,
-        ws="plugins.secure_chat.transport.corked_protocol:CorkedProtocol",
+        ws=CorkedProtocol,
         ws_max_size=LARGEST_FRAME,
         ws_per_message_deflate=False,  # ciphertext in base64 gains nothing; it costs 3x
         access_log=False,  # ?token= would stand in it

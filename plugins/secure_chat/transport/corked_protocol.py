@@ -1,23 +1,36 @@
-"""uvicorn's sans-IO WebSocket protocol over a corked transport: fewer, larger writes.
+"""uvicorn's sans-IO WebSocket protocol over a corked transport: fewer, larger writes; sure endings.
 
 Frames that one connection sends within one turn of the event loop travel in one write; a frame
-never waits for another turn's. Nothing of the chat is known here.
+never waits for another turn's. A close frame is written even while the peer reads nothing. The peer
+has LINGER_SECONDS to answer it, and as long again to take what is left; then it is cut off. Nothing
+of the chat is known here.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final, cast
+import socket
+import struct
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGISendEvent
 
 # asyncio's own high-water mark: with more than this the transport below must see it at once, so
 # that it can push back before the next frame.
 MAX_CORKED: Final = 64 << 10
+LINGER_SECONDS: Final = 5.0  # for a peer to answer a close frame, or to take what is left
+# SO_LINGER on, for no time: the kernel drops what the peer did not take and resets.
+_RESET: Final = struct.pack("ii", 1, 0)
 
 
 class CorkedTransport(asyncio.Transport):
-    """Gathers writes until the end of the loop's turn. All else is the transport's below."""
+    """Gathers writes until the end of the loop's turn, and cuts off who outstays a close.
+
+    All else is the transport's below.
+    """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
@@ -25,6 +38,8 @@ class CorkedTransport(asyncio.Transport):
         self._loop = loop
         self._corked: list[bytes | bytearray | memoryview] = []
         self._size = 0
+        self._lost = False
+        self._cut: asyncio.TimerHandle | None = None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if not self._corked:
@@ -42,8 +57,24 @@ class CorkedTransport(asyncio.Transport):
             self._transport.write(data)
 
     def close(self) -> None:
+        """Close once the peer has taken all; it has LINGER_SECONDS for that."""
         self.flush()
         self._transport.close()
+        if self._cut is None and not self._lost:
+            self._cut = self._loop.call_later(LINGER_SECONDS, self._cut_off)
+
+    def lost(self) -> None:
+        """The connection has ended: there is nothing to cut off."""
+        self._lost = True
+        if self._cut is not None:
+            self._cut.cancel()
+
+    def _cut_off(self) -> None:
+        """Without the reset the kernel would go on offering what the peer does not take."""
+        connection = self.get_extra_info("socket")
+        if connection is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.abort()
 
     def abort(self) -> None:
         self._corked, self._size = [], 0
@@ -65,5 +96,19 @@ class CorkedTransport(asyncio.Transport):
 class CorkedProtocol(WebSocketsSansIOProtocol):
     """For ``uvicorn.Config(ws=...)``, by name or as it is."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.close_timeout = LINGER_SECONDS
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(CorkedTransport(cast(asyncio.Transport, transport), self.loop))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        cast(CorkedTransport, self.transport).lost()
+
+    async def send(self, message: ASGISendEvent) -> None:
+        if message["type"] == "websocket.close":
+            # It is short and the last: it need not wait until the peer reads, if it ever does.
+            self.writable.set()
+        await super().send(message)

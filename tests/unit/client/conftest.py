@@ -29,7 +29,7 @@ from plugins.secure_chat.client import (
 )
 
 ROOT = Path(__file__).resolve().parents[3]
-STOP_SECONDS = 20
+STOP_SECONDS = 60
 
 
 class Server:

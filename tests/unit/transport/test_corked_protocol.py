@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
 
-from plugins.secure_chat.transport.corked_protocol import MAX_CORKED, CorkedTransport
+from plugins.secure_chat.transport.corked_protocol import (
+    LINGER_SECONDS,
+    MAX_CORKED,
+    CorkedTransport,
+)
 
 
 class Wire(asyncio.Transport):
@@ -66,3 +72,50 @@ async def test_a_full_cork_reaches_the_transport_at_once_so_that_it_can_push_bac
     corked.write(b"z")
     await asyncio.sleep(0)
     assert wire.done[1:] == [b"z"]
+
+
+@dataclass
+class Timer:
+    delay: float
+    callback: Callable[[], None]
+    cancelled: bool = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Timers:
+    """Of an event loop only its timers, which fire when the test says so."""
+
+    def __init__(self) -> None:
+        self.set: list[Timer] = []
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
+        timer = Timer(delay, callback)
+        self.set.append(timer)
+        return timer
+
+    def fire(self) -> None:
+        for timer in self.set:
+            if not timer.cancelled:
+                timer.callback()
+
+
+def test_who_outstays_a_close_is_cut_off_once() -> None:
+    wire, timers = Wire(), Timers()
+    corked = CorkedTransport(wire, cast(asyncio.AbstractEventLoop, timers))
+    corked.close()
+    corked.close()
+    assert [timer.delay for timer in timers.set] == [LINGER_SECONDS]
+    timers.fire()
+    assert wire.done == ["close", "close", "abort"]
+
+
+def test_a_connection_that_ended_is_not_cut_off() -> None:
+    wire, timers = Wire(), Timers()
+    corked = CorkedTransport(wire, cast(asyncio.AbstractEventLoop, timers))
+    corked.close()
+    corked.lost()
+    corked.close()  # uvicorn closes once more when the connection is lost
+    timers.fire()
+    assert wire.done == ["close", "close"]

@@ -147,7 +147,7 @@ def running_host(
         listener = close.enter_context(socket.create_server(("127.0.0.1", 0)))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         close.enter_context(_serving(app, listener))
-        http = close.enter_context(httpx.Client(base_url=url, timeout=30, trust_env=False))
+        http = close.enter_context(httpx.Client(base_url=url, timeout=60, trust_env=False))
         yield RunningHost(app, url, http, chosen, clock, close)
 
 

@@ -21,6 +21,7 @@
     │   ├── LedgerUnusable          not a ledger, not readable, or not writable
     │   └── HistoryRewritten        the ledger is not what a checkpoint was signed for (size)
     ├── DatabaseUnusable            not the chat's database, of an unknown schema, or out of reach
+    ├── Damaged                     what is derived from the ledger is wrong on disk: built anew
     ├── ConfigurationError          a setting is missing, unsafe or contradictory
     └── ClientError                 raised to users of the Python client
 
@@ -217,6 +218,10 @@ class HistoryRewritten(LedgerError):
 
 class DatabaseUnusable(SecureChatError):
     """The mailbox's database is not the chat's, is of a schema unknown here, or is out of reach."""
+
+
+class Damaged(SecureChatError):
+    """Something derived from the ledger is missing or wrong on disk. It is built anew from it."""
 
 
 class ConfigurationError(SecureChatError):

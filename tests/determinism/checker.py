@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 MODULES: Final = (
+    Path("plugins/secure_chat/core/registered.py"),
     Path("plugins/secure_chat/core/rewards.py"),
     Path("plugins/secure_chat/core/sequence.py"),
 )

@@ -200,6 +200,16 @@ def secure_message(
     return Event("MESSAGE", wallet(sender), metadata, signature=signature)
 
 
+def registration(number: int, device: str = "0") -> list[Event]:
+    """An identity of the wallet, and the certificate of one device: hashes, as they are logged."""
+    identity = hashlib.sha256(b"identity %d" % number).hexdigest()
+    certificate = hashlib.sha256(b"device %d %s" % (number, device.encode())).hexdigest()
+    return [
+        Event("IDENTITY", wallet(number), {"kind": "identity", "id": identity}),
+        Event("IDENTITY", wallet(number), {"kind": "device", "id": certificate, "device": device}),
+    ]
+
+
 def wallet(number: int) -> str:
     return f"0x{number:040x}"
 

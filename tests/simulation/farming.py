@@ -18,6 +18,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from plugins.secure_chat.core.identity_event import IdentityEvent, StatementKind
 from plugins.secure_chat.core.message_event import MessageEvent
 from plugins.secure_chat.core.records import GENESIS_PREV_HASH, Record
 from plugins.secure_chat.core.rewards import CHR, RULES, Rules, begin, fold, reward
@@ -93,9 +94,13 @@ def simulate(scenario: Scenario) -> Outcome:
         message = None
         if sent.sender:
             messages += 1
-            senders[sent.sender] = None
+            if sent.sender not in senders:
+                senders[sent.sender] = None
+                # Before the stream: what it costs to register is not a message's.
+                for kind, device in ((StatementKind.IDENTITY, ""), (StatementKind.DEVICE, "0")):
+                    state.registered.take(sent.sender, IdentityEvent(kind, "ab" * 32, device))
             message = MessageEvent(sent.sender, "0", sent.recipient, "", "", position, 0, 16)
-        closed = fold(state, record, message, verified=True)
+        closed = fold(state, record, message)
         if closed is not None:
             epochs.append(closed)
     rewards = [

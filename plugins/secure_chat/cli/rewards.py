@@ -23,7 +23,7 @@ from rich.text import Text
 from plugins.secure_chat.audit import audit_ledger
 from plugins.secure_chat.core.rewards import CHR, Epoch, reward, rules_hash, statement_hash
 from plugins.secure_chat.errors import LedgerBroken, LedgerUnusable
-from plugins.secure_chat.rewards.ledger import AS_LOGGED, FoldedEpoch, fold_ledger
+from plugins.secure_chat.rewards.ledger import FoldedEpoch, fold_ledger
 
 SOUND: Final = 0
 BROKEN: Final = 1
@@ -133,7 +133,7 @@ def _page(ledger: Path, folded: FoldedEpoch) -> Iterator[str | Table]:
     amounts = {wallet: reward(rules, epoch.accounts[wallet]) for wallet in epoch.accounts}
     left_out = {
         "unsigned": totals.unsigned,
-        "signature not verified": totals.unverified,
+        "signed by no registered device": totals.unregistered,
         "to oneself": totals.to_self,
         "history or malformed": totals.not_well_formed,
     }
@@ -146,8 +146,6 @@ def _page(ledger: Path, folded: FoldedEpoch) -> Iterator[str | Table]:
         f"  ledger     {epoch.position}:{epoch.event_hash[:16]}…",
         f"  statement  sha256 {statement_hash(folded.statement)}",
     ]
-    if folded.signatures == AS_LOGGED:
-        lines.append("  Signatures are taken as the server logged them; none was verified here.")
     yield "\n".join(lines)
     if folded.course:
         chart = sparkline(folded.course, first, epoch.position)

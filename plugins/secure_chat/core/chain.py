@@ -1,10 +1,10 @@
 """The chain: what makes a run of ledger lines sound, folded line by line into a verdict.
 
 A line is sound when it (1) is a record of a known dialect, (2) follows the record before it,
-(3) has the hash of its contents, (4) is byte for byte what its dialect writes, and, when it is a
-MESSAGE of ours, (5) has the shape of one, (6) stands above all before it in its stream, and
-(7) bears no signature that a check refuses. The first defect, in this order, is the finding, and
-ends the fold. Dialects may change from line to line.
+(3) has the hash of its contents, (4) is byte for byte what its dialect writes, (5) has the shape of
+its type, where the type is ours, and, when it is a MESSAGE of ours, (6) stands above all before it
+in its stream, and (7) is refused by no check that is given. The first defect, in this order, is the
+finding, and ends the fold. Dialects may change from line to line.
 
 What a chain cannot show is that its end is missing, or that all of it was written anew: compare it
 with a head that was saved elsewhere (``expected``).
@@ -20,6 +20,7 @@ from enum import StrEnum
 from typing import Final, TypeAlias
 
 from plugins.secure_chat.core.dialects import Family, Line, NotARecord, parse
+from plugins.secure_chat.core.events import SHAPES
 from plugins.secure_chat.core.identifiers import IDENTIFIER
 from plugins.secure_chat.core.message_event import (
     MESSAGE,
@@ -30,7 +31,13 @@ from plugins.secure_chat.core.message_event import (
     from_record,
     history_kind,
 )
-from plugins.secure_chat.core.records import EMPTY, GENESIS_PREV_HASH, Head, Record
+from plugins.secure_chat.core.records import (
+    EMPTY,
+    GENESIS_PREV_HASH,
+    Head,
+    MalformedEvent,
+    Record,
+)
 
 MAX_LINE: Final = 16 << 20  # bytes; a record of ours is under 8 KiB, a host's holds no contents
 MAX_EVENT_TYPES: Final = 256  # counted by name; hosts use a dozen, a forger must not fill memory
@@ -51,6 +58,7 @@ class Defect(StrEnum):
     HASH = "hash"  # its hash is not that of its contents
     BYTES = "bytes"  # says the same in bytes that its dialect does not write
     HEAD = "head"  # is not, or is missing, where a saved head has it
+    EVENT = "event"  # a malformed event of another type that is ours
     MESSAGE = "message"  # a malformed MESSAGE of ours
     SEQUENCE = "sequence"  # its seq does not rise above the stream's last
     SIGNATURE = "signature"  # refused by the signature check
@@ -173,6 +181,14 @@ class Chain:
             if record.event_type == MESSAGE:
                 self.finding = self._take_message(record, check_signature)
                 if self.finding is not None:
+                    break
+            elif record.event_type in SHAPES:
+                try:
+                    SHAPES[record.event_type](record)
+                except MalformedEvent as error:
+                    self.finding = Finding(
+                        position, Defect.EVENT, f"a malformed {record.event_type}: {error}"
+                    )
                     break
             elif record.signature:
                 tally.other_signatures += 1

@@ -243,6 +243,20 @@ def parse(line: bytes, position: int) -> Line:
     return _parse_exact(line, position)
 
 
+def read(line: bytes, position: int) -> Record:
+    """The record of a line that is known to be sound, in a fraction of ``parse``'s time.
+
+    Nothing is verified: for whoever follows a ledger that its writer vouches for. Raises NotARecord
+    for what cannot be read at all.
+    """
+    if line.startswith(b'{"id": '):
+        try:
+            return _v1_record(_V1_READER.decode(line), position)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            pass  # exact reading takes more, or says why not
+    return parse(line, position).record
+
+
 def _refuse_deep(line: bytes) -> None:
     if line.count(b"[") + line.count(b"{") > MAX_DEPTH and _depth(line) > MAX_DEPTH:
         raise NotARecord("it is nested too deeply")

@@ -25,7 +25,7 @@ from plugins.secure_chat.core.envelope import (
     Envelope,
 )
 from plugins.secure_chat.core.identifiers import canonical
-from plugins.secure_chat.core.records import EventDraft, Record
+from plugins.secure_chat.core.records import EventDraft, MalformedEvent, Record
 from plugins.secure_chat.core.sequence import Stream
 from plugins.secure_chat.errors import InvalidMessage
 
@@ -55,7 +55,7 @@ class MessageKind(StrEnum):
     OTHER = "other"  # claims nothing that is known here
 
 
-class MalformedMessage(ValueError):
+class MalformedMessage(MalformedEvent):
     """A MESSAGE event that claims our shape and breaks a rule, which the text names."""
 
 

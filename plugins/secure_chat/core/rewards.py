@@ -5,6 +5,10 @@ are integers of 10^-18 CHR. No clock, no randomness, no float, no order of a dic
 what is not in the ledger cannot be rewarded, and nothing here moves a balance. The rules in words
 are ``rules_text``; docs/rewards.md derives them and ADR 0006 weighs them.
 
+A signature counts when it is of a device that was registered at its position, which the ledger
+shows. That it is right was checked before it was logged; an audit with the certificates checks it
+again, and a ledger with one wrong signature is not sound and earns nothing.
+
 Reading ledgers, keeping statements and feeding the host's CoherenceEngine is ``rewards/``.
 """
 
@@ -15,13 +19,16 @@ import json
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from plugins.secure_chat.core.identity_event import IDENTITY
+from plugins.secure_chat.core.identity_event import from_record as identity_event
 from plugins.secure_chat.core.message_event import (
     MalformedMessage,
     MessageEvent,
     claims_to_be_secure,
     from_record,
 )
-from plugins.secure_chat.core.records import EMPTY, Head, Record
+from plugins.secure_chat.core.records import EMPTY, Head, MalformedEvent, Record
+from plugins.secure_chat.core.registered import Registered
 
 CHR: Final[int] = 1_000_000_000_000_000_000
 """One CHR in the smallest unit."""
@@ -66,8 +73,9 @@ def rules_text(rules: Rules) -> tuple[str, ...]:
     """The rules in words, one sentence each. The rules' hash covers them too."""
     return (
         f"An epoch is {rules.epoch_records} ledger records; it begins and ends by position.",
-        "A message counts when it is a well-formed MESSAGE event, its signature was verified, "
-        "and its sender and recipient are two wallets.",
+        "A message counts when it is a well-formed MESSAGE event, it bears the signature of a "
+        "device that its sender had registered by IDENTITY events before it, and its sender and "
+        "recipient are two wallets.",
         "The k-th counted message of a to b and the k-th of b to a in one epoch are an exchange; "
         "it takes place when the later of the two is logged.",
         f"The first {rules.warm_up} exchanges of two wallets in an epoch are not paid.",
@@ -135,10 +143,11 @@ class Totals:
     records: int = 0
     counted: int = 0
     unsigned: int = 0
-    unverified: int = 0
+    unregistered: int = 0
+    """Signed, but by no registered device: nobody could verify it."""
     to_self: int = 0
     not_well_formed: int = 0
-    """MESSAGE events of history or of no known shape."""
+    """MESSAGE events of history or of no known shape, and malformed IDENTITY events."""
 
 
 @dataclass(slots=True)
@@ -168,6 +177,7 @@ class State:
 
     epoch: Epoch
     conversations: dict[tuple[str, str], Conversation] = field(default_factory=dict)
+    registered: Registered = field(default_factory=Registered)
 
     @property
     def head(self) -> Head:
@@ -194,16 +204,13 @@ def message_of(record: Record) -> MessageEvent | None:
         return None
 
 
-def fold(
-    state: State, record: Record, message: MessageEvent | None, verified: bool
-) -> Epoch | None:
+def fold(state: State, record: Record, message: MessageEvent | None) -> Epoch | None:
     """Take the next record into ``state``, in time that does not depend on the ledger's length.
 
-    ``message`` is ``message_of(record)``, passed in so that it is parsed once. ``verified`` says
-    whether the record's signature was checked and is right; a record without a signature never
-    counts, whatever it says. Returns the epoch when this record was its last one: it is closed, and
-    the state has no more to do with it. Raises OutOfOrder for a record that does not follow the
-    head, by position and by hash, and then nothing has changed.
+    ``message`` is ``message_of(record)``, passed in so that it is parsed once. Returns the epoch
+    when this record was its last one: it is closed, and the state has no more to do with it. Raises
+    OutOfOrder for a record that does not follow the head, by position and by hash, and then nothing
+    has changed.
     """
     epoch = state.epoch
     position = record.position
@@ -218,13 +225,18 @@ def fold(
             totals.to_self += 1
         elif not record.signature:
             totals.unsigned += 1
-        elif not verified:
-            totals.unverified += 1
+        elif state.registered.certificate(message.sender, message.device) is None:
+            totals.unregistered += 1
         else:
             totals.counted += 1
             _count(state, message.sender, message.recipient)
     elif record.event_type == _MESSAGE:
         totals.not_well_formed += 1
+    elif record.event_type == IDENTITY:
+        try:
+            state.registered.take(record.wallet, identity_event(record))
+        except MalformedEvent:
+            totals.not_well_formed += 1
     if totals.records == epoch.rules.epoch_records:
         state.epoch = Epoch(epoch.rules, epoch.number + 1, position, record.event_hash)
         return epoch
@@ -249,6 +261,7 @@ def snapshot(state: State) -> bytes:
                 ]
                 for pair in sorted(state.conversations)
             ],
+            "registered": state.registered.rows(),
         }
     )
 
@@ -266,6 +279,7 @@ def restore(data: bytes, rules: Rules = RULES) -> State:
         for low, high, low_started, parts in sorted(stored["conversations"]):
             starter = low if low_started else high
             state.conversations[(low, high)] = Conversation(starter, parts)
+        state.registered = Registered.from_rows(stored["registered"])
     except (KeyError, TypeError) as error:
         raise ValueError("not a snapshot") from error
     return state
@@ -359,12 +373,12 @@ def statement_line(epoch: Epoch, wallet: str) -> dict[str, object] | None:
     }
 
 
-def statement(epoch: Epoch, signatures: str) -> bytes:
+def statement(epoch: Epoch) -> bytes:
     """The epoch's reward statement: canonical JSON in ASCII, sorted, without white space.
 
-    The same records give the same bytes on every machine and in any batching. ``signatures`` says
-    how ``verified`` was found out. Amounts are decimal strings of 10^-18 CHR, because JSON numbers
-    end at 2^53 in many readers. Wallets that had no exchange are counted in the totals alone.
+    The same records give the same bytes on every machine and in any batching, with certificates at
+    hand or without. Amounts are decimal strings of 10^-18 CHR, because JSON numbers end at 2^53 in
+    many readers. Wallets that had no exchange are counted in the totals alone.
     ``complete`` is false while the epoch runs: then it holds for this ledger head, not for ever.
     """
     rules = epoch.rules
@@ -385,12 +399,11 @@ def statement(epoch: Epoch, signatures: str) -> bytes:
             "last": (epoch.number + 1) * rules.epoch_records,
             "complete": totals.records == rules.epoch_records,
             "ledger": {"position": epoch.position, "event_hash": epoch.event_hash},
-            "signatures": signatures,
             "totals": {
                 "records": totals.records,
                 "counted": totals.counted,
                 "unsigned": totals.unsigned,
-                "unverified": totals.unverified,
+                "unregistered": totals.unregistered,
                 "to_self": totals.to_self,
                 "not_well_formed": totals.not_well_formed,
                 "wallets": len(wallets),

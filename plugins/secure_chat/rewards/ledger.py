@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from plugins.secure_chat.audit.spans import LedgerFile
-from plugins.secure_chat.core.chain import Finding, SignatureCheck, follow
-from plugins.secure_chat.core.message_event import MessageEvent
-from plugins.secure_chat.core.records import Head, Record
+from plugins.secure_chat.core.chain import Finding, follow
+from plugins.secure_chat.core.records import Head
 from plugins.secure_chat.core.rewards import (
     RULES,
     Epoch,
@@ -29,11 +28,6 @@ from plugins.secure_chat.core.rewards import (
 )
 from plugins.secure_chat.errors import LedgerBroken
 
-AS_LOGGED: Final = "as-logged"
-"""A signature in the ledger is taken for one that the server checked before it logged it."""
-CHECKED: Final = "checked"
-"""Every signature that counts was verified by whoever made the statement."""
-
 _CHUNK: Final = 4 << 20
 
 
@@ -42,45 +36,26 @@ class FoldedEpoch:
     """An epoch of a ledger: closed, or the last one as it stands."""
 
     epoch: Epoch
-    signatures: str
     course: array[int]
     """Positions of the messages that counted, for a chart; the statement has no part of it."""
 
     @property
     def statement(self) -> bytes:
-        return statement(self.epoch, self.signatures)
-
-
-def basis(check_signature: SignatureCheck | None) -> str:
-    """What statements say of their signatures: AS_LOGGED without a check, CHECKED with one."""
-    return AS_LOGGED if check_signature is None else CHECKED
-
-
-def judge(
-    record: Record, message: MessageEvent | None, check_signature: SignatureCheck | None
-) -> bool:
-    """Whether a record's signature is to be taken for verified, on that basis."""
-    if message is None or not record.signature:
-        return False
-    return check_signature is None or check_signature(record, message) is True
+        return statement(self.epoch)
 
 
 def fold_ledger(
     path: Path,
     head: Head,
     *,
-    check_signature: SignatureCheck | None = None,
     rules: Rules = RULES,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[FoldedEpoch]:
     """Each epoch of the first ``head.position`` records, in order; the last one may be running.
 
-    With ``check_signature`` only signatures that it says are right count; without it those in the
-    ledger do, and the statement says so. ``progress(done, total)`` is called with records.
-    Raises LedgerBroken when the file is not (or no longer) the one that ends in ``head``, and
-    LedgerUnusable.
+    ``progress(done, total)`` is called with records. Raises LedgerUnusable, and LedgerBroken when
+    the file is not (or no longer) the one that ends in ``head``.
     """
-    signatures = basis(check_signature)
     state = begin(rules)
     course: array[int] = array("q")
     with LedgerFile(path) as file:
@@ -93,11 +68,11 @@ def fold_ledger(
                 record = line.record
                 message = message_of(record)
                 epoch, counted = state.epoch, state.epoch.totals.counted
-                closed = fold(state, record, message, judge(record, message, check_signature))
+                closed = fold(state, record, message)
                 if epoch.totals.counted > counted:
                     course.append(position)
                 if closed is not None:
-                    yield FoldedEpoch(closed, signatures, course)
+                    yield FoldedEpoch(closed, course)
                     course = array("q")
             if progress is not None:
                 progress(state.epoch.position, head.position)
@@ -105,4 +80,4 @@ def fold_ledger(
         raise LedgerBroken(
             state.epoch.position or 1, "the ledger is not the one that was audited; audit it again"
         )
-    yield FoldedEpoch(state.epoch, signatures, course)
+    yield FoldedEpoch(state.epoch, course)

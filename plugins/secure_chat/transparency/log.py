@@ -60,19 +60,18 @@ from plugins.secure_chat.core.tiles import (
     tiles_at,
     width_at,
 )
-from plugins.secure_chat.errors import HistoryRewritten, LedgerUnusable
+from plugins.secure_chat.errors import Damaged, HistoryRewritten, LedgerUnusable
+from plugins.secure_chat.ledger.lines import blocks, last_line, lines
 from plugins.secure_chat.transparency.keys import CheckpointSigner
 
 log: Final = logging.getLogger(__name__)
-
-_READ_SIZE: Final = 1 << 20
 
 
 class NotInTheLog(LookupError):
     """No published checkpoint covers what was asked for."""
 
 
-class TreeDamaged(Exception):
+class TreeDamaged(Damaged):
     """Tiles are missing or wrong. After ``distrust`` the next ``open`` builds them anew."""
 
 
@@ -161,14 +160,14 @@ class TransparencyLog:
         edge = self._edge
         if position <= edge.size:
             return
-        for block in _blocks(self._ledger, self._offset):
-            lines = block[: position - edge.size]
+        for block in blocks(self._ledger, self._offset):
+            new = block[: position - edge.size]
             start, end = 0, -edge.size % WIDTH
-            while start < len(lines):
+            while start < len(new):
                 if end == start:
                     self._bundles.append(self._offset)
                     end += WIDTH
-                taken = lines[start:end]
+                taken = new[start:end]
                 for tile, data in edge.extend(leaf_hashes(taken)):
                     self._write_full(tile, data)
                 self._offset += sum(map(len, taken)) + len(taken)
@@ -282,7 +281,7 @@ class TransparencyLog:
         """
         edge = Edge()
         wrong: list[str] = []
-        lines = _lines(self._ledger, 0)
+        entries = lines(self._ledger, 0)
 
         def compare(tile: Tile, data: bytes) -> None:
             try:
@@ -295,7 +294,7 @@ class TransparencyLog:
         published = self._published
         size = self._edge.size if published is None else published.checkpoint.size
         while edge.size < size:
-            line = next(lines, None)
+            line = next(entries, None)
             if line is None:
                 raise LedgerUnusable(f"the ledger ends after {edge.size} of {size} records")
             for tile, data in edge.extend([leaf_hash(line)]):
@@ -357,7 +356,7 @@ class TransparencyLog:
             if edge.root() != root or len(bundles) < -(-size // WIDTH):
                 return False
             del bundles[-(-size // WIDTH) :]
-            if size and _last_leaf(self._ledger, offset) != self._leaf(size):
+            if size and leaf_hash(last_line(self._ledger, offset)) != self._leaf(size):
                 return False
         except (OSError, ValueError, KeyError, TypeError):
             return False
@@ -413,7 +412,7 @@ class TransparencyLog:
     def _entries(self, number: int, count: int) -> list[bytes]:
         """The first ``count`` records of bundle ``number``."""
         entries: list[bytes] = []
-        for line in _lines(self._ledger, self._bundles[number]):
+        for line in lines(self._ledger, self._bundles[number]):
             entries.append(line)
             if len(entries) == count:
                 return entries
@@ -427,39 +426,6 @@ def _edge_tiles(size: int) -> Iterator[Tile]:
         number, width = divmod(hashes, WIDTH)
         yield Tile(level, number, width)
         level += 1
-
-
-def _blocks(ledger: Path, offset: int) -> Iterator[list[bytes]]:
-    """The ledger's complete lines from byte ``offset`` on, without their newlines, in batches."""
-    with ledger.open("rb", buffering=0) as file:
-        file.seek(offset)
-        pending = b""
-        while block := file.read(_READ_SIZE):
-            lines = (pending + block).split(b"\n")
-            pending = lines.pop()
-            yield lines
-
-
-def _lines(ledger: Path, offset: int) -> Iterator[bytes]:
-    """The same, one by one."""
-    for block in _blocks(ledger, offset):
-        yield from block
-
-
-def _last_leaf(ledger: Path, end: int) -> bytes:
-    """The leaf hash of the line that ends at byte ``end``. Raises ValueError when none does."""
-    with ledger.open("rb", buffering=0) as file:
-        length = 4096
-        while True:
-            start = max(0, end - length)
-            file.seek(start)
-            block = file.read(end - start)
-            if len(block) != end - start or not block.endswith(b"\n"):
-                raise ValueError("no line ends there")
-            cut = block.rfind(b"\n", 0, -1)
-            if cut >= 0 or start == 0:
-                return leaf_hash(block[cut + 1 : -1])
-            length *= 4
 
 
 def _replace(path: Path, data: bytes, *, durable: bool = False) -> None:

@@ -151,6 +151,19 @@ def test_a_malformed_message_of_ours_is_named_and_history_is_counted() -> None:
     assert (finding.position, finding.defect) == (5, Defect.MESSAGE)
 
 
+@pytest.mark.parametrize("dialect", ["v1", "v7"])
+def test_a_malformed_event_of_ours_is_named(dialect: str) -> None:
+    good = writers.registration(1)
+    ledger = Ledger().add_all(dialect, [writers.login(), *good])
+    assert _fold(_lines(ledger)).finding is None
+    for metadata in ({"kind": "identity"}, {**good[1].metadata, "key": "in the clear"}):
+        bad = Ledger(list(ledger.lines), ledger.head)
+        bad.add(dialect, Event("IDENTITY", writers.wallet(1), metadata))
+        finding = _finding(_lines(bad.add(dialect, writers.login())))
+        assert (finding.position, finding.defect) == (4, Defect.EVENT)
+        assert finding.reason.startswith("a malformed IDENTITY: ")
+
+
 def test_signatures_are_counted_and_none_is_called_verified_unless_it_was() -> None:
     events = [
         writers.secure_message(1),

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import plugins.secure_chat.rewards.book as book_module
 from plugins.secure_chat.core.dialects import parse
-from plugins.secure_chat.core.message_event import MessageEvent
-from plugins.secure_chat.core.records import Head, Record
-from plugins.secure_chat.core.rewards import RULES, Epoch, OutOfOrder, message_of
+from plugins.secure_chat.core.records import Head
+from plugins.secure_chat.core.rewards import CHR, RULES
+from plugins.secure_chat.errors import LedgerUnusable
 from plugins.secure_chat.rewards.book import NoSuchEpoch, RewardBook
 from plugins.secure_chat.rewards.ledger import fold_ledger
 from tests.ledgers import writers
@@ -22,146 +23,197 @@ RULES_OF_TEN = RULES._replace(epoch_records=10, warm_up=1)
 
 
 def written(exchanges: int, recipient: int = 2) -> Ledger:
+    """Two wallets register, and each sends the other so many messages."""
     ledger = Ledger()
+    ledger.add_all("v1", [*writers.registration(1), *writers.registration(recipient)])
     for seq in range(1, exchanges + 1):
         ledger.add("v1", writers.secure_message(seq, recipient=recipient))
         ledger.add("v1", writers.secure_message(seq, sender=recipient, recipient=1))
     return ledger
 
 
-def records_of(ledger: Ledger) -> list[Record]:
-    return [
-        parse(line.removesuffix(b"\n"), position).record
-        for position, line in enumerate(ledger.lines, start=1)
-    ]
+LONG = written(15)  # 34 records: three closed epochs, and four records of the next
 
 
-def reader(ledger: Ledger) -> Callable[[int], Iterator[Record]]:
-    return lambda after: iter(records_of(ledger)[after:])
+class Case:
+    """A ledger file, and books on it that share a directory."""
+
+    def __init__(self, directory: Path, ledger: Ledger = LONG) -> None:
+        self.path = directory / "ledger.jsonl"
+        self.directory = directory / "book"
+        self.write(ledger)
+
+    def write(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.path.write_bytes(ledger.data)
+
+    def book(self) -> RewardBook:
+        return RewardBook(self.path, self.directory, rules=RULES_OF_TEN, pause=lambda: None)
+
+    def opened(self, position: int | None = None) -> RewardBook:
+        book = self.book()
+        book.open(len(self.ledger.lines) if position is None else position)
+        return book
+
+    def book_anew(self, position: int | None = None) -> RewardBook:
+        """One that has nothing to take up."""
+        book = RewardBook(
+            self.path, self.directory / "anew", rules=RULES_OF_TEN, pause=lambda: None
+        )
+        book.open(len(self.ledger.lines) if position is None else position)
+        return book
+
+    def recomputed(self, position: int | None = None) -> list[bytes]:
+        position = len(self.ledger.lines) if position is None else position
+        head = Head(0, writers.ZEROS)
+        if position:
+            line = self.ledger.lines[position - 1].removesuffix(b"\n")
+            head = Head(position, parse(line, position).record.event_hash)
+        folded = fold_ledger(self.path, head, rules=RULES_OF_TEN)
+        return [each.statement for each in folded]
 
 
-def head_of(ledger: Ledger, position: int | None = None) -> Head:
-    records = records_of(ledger)
-    if position is None:
-        position = len(records)
-    return Head(position, records[position - 1].event_hash)
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    return Case(tmp_path)
 
 
-def book(directory: Path, **named: object) -> RewardBook:
-    return RewardBook(directory, rules=RULES_OF_TEN, **named)  # type: ignore[arg-type]
+def statements(book: RewardBook, count: int) -> list[bytes]:
+    return [book.statement(number) for number in range(count)]
 
 
-def recomputed(tmp_path: Path, ledger: Ledger, position: int) -> list[bytes]:
-    path = tmp_path / "recomputed.jsonl"
-    path.write_bytes(ledger.data)
-    folded = fold_ledger(path, head_of(ledger, position), rules=RULES_OF_TEN)
-    return [each.statement for each in folded]
-
-
-def test_at_every_position_the_book_is_what_a_recomputation_is(tmp_path: Path) -> None:
-    ledger = written(17)
-    live = book(tmp_path / "book")
-    for record in records_of(ledger):
-        live.take(record, message_of(record))
-        expected = recomputed(tmp_path, ledger, record.position)
-        assert [live.statement(number) for number in range(len(expected))] == expected
+def test_at_every_position_the_book_is_what_a_recomputation_is(case: Case) -> None:
+    live = case.opened(0)
+    for position in range(1, 35):
+        live.advance(position)
+        expected = case.recomputed(position)
+        assert statements(live, len(expected)) == expected
         assert live.statement() == expected[-1]
+        assert live.head.position == position
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["advance", "restart", "publish and restart"]), st.integers(0, 12)
+        ),
+        max_size=12,
+    )
+)
+def test_any_batching_and_any_restarts_make_the_same_bytes(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]
+) -> None:
+    case = Case(tmp_path_factory.mktemp("book"))
+    position, live = 0, case.opened(0)
+    for step, records in steps:
+        position = min(34, position + records)
+        if step == "advance":
+            live.advance(position)
+        else:
+            if step == "publish and restart":
+                live.publish()
+            live = case.opened(position)
+        expected = case.recomputed(position)
+        assert statements(live, len(expected)) == expected
+        assert live.features() == case.book_anew(position).features()
 
 
 @pytest.mark.parametrize("stop", range(35))
-def test_a_book_stopped_anywhere_goes_on_as_if_it_had_not(tmp_path: Path, stop: int) -> None:
-    ledger = written(17)
-    first = book(tmp_path / "book")
-    for record in records_of(ledger)[:stop]:
-        first.take(record, message_of(record))
-    again = book(tmp_path / "book")
-    assert again.head.position == stop - stop % 10, "closed epochs are not read again"
-    again.catch_up(reader(ledger), head_of(ledger))
-    expected = recomputed(tmp_path, ledger, 34)
-    assert [again.statement(number) for number in range(4)] == expected
+def test_a_book_stopped_anywhere_goes_on_as_if_it_had_not(case: Case, stop: int) -> None:
+    first = case.opened(stop)
+    first.publish()
+    again = case.book()
+    again.open(stop - stop % 10)
+    assert again.head.position == stop - stop % 10
+    again = case.opened()
+    assert statements(again, 4) == case.recomputed()
+    assert again.features() == case.book_anew().features()
 
 
-@pytest.mark.parametrize("damage", ["cut", "another", "statement", "rules", "basis"])
-def test_what_was_carried_over_and_does_not_fit_is_computed_anew(
-    tmp_path: Path, damage: str
-) -> None:
-    ledger = written(17)
-    directory = tmp_path / "book"
-    book(directory).catch_up(reader(ledger), head_of(ledger))
-    carried = directory / "carried-over.json"
+def test_closed_epochs_are_not_read_again(case: Case) -> None:
+    case.opened(34).publish()
+    spoilt = [b"spoilt" + line[6:] for line in LONG.lines[:29]] + LONG.lines[29:]
+    case.path.write_bytes(b"".join(spoilt))
+    assert case.opened().head.position == 34
+
+
+@pytest.mark.parametrize("damage", ["cut", "another", "statement", "rules", "offset", "features"])
+def test_what_was_carried_over_and_does_not_fit_is_computed_anew(case: Case, damage: str) -> None:
+    case.opened().publish()
+    carried = case.directory / "carried-over.json"
     if damage == "cut":
         carried.write_bytes(carried.read_bytes()[:40])
     elif damage == "another":
-        ledger = written(17, recipient=3)
+        case.write(written(15, recipient=3))
     elif damage == "statement":
-        (directory / "epoch-00000001.json").unlink()
+        (case.directory / "epoch-00000001.json").unlink()
     elif damage == "rules":
-        carried.write_bytes(carried.read_bytes().replace(b'"rules":"', b'"rules":"0'))
+        stored = json.loads(carried.read_bytes())
+        stored["state"] = stored["state"].replace('"rules":"', '"rules":"0')
+        carried.write_text(json.dumps(stored))
     else:
-        path = directory / "epoch-00000000.json"
-        path.write_bytes(path.read_bytes().replace(b"as-logged", b"checked"))
-    again = book(directory)
-    again.catch_up(reader(ledger), head_of(ledger))
-    assert [again.statement(number) for number in range(4)] == recomputed(tmp_path, ledger, 34)
+        stored = json.loads(carried.read_bytes())
+        stored[damage] = stored["offset"] - 1 if damage == "offset" else [["wallet"]]
+        carried.write_text(json.dumps(stored))
+    again = case.opened()
+    assert statements(again, 4) == case.recomputed()
+    assert again.features() == case.book_anew().features()
+
+
+def test_distrusting_it_computes_everything_anew(case: Case) -> None:
+    live = case.opened()
+    live.publish()
+    path = case.directory / "epoch-00000000.json"
+    path.write_bytes(path.read_bytes().replace(b'"paid":2', b'"paid":3'))
+    live.distrust()
+    live.open(34)
+    live.publish()
+    assert statements(case.opened(), 4) == case.recomputed()
 
 
 @pytest.mark.parametrize("length", [20, 25])
-def test_a_ledger_that_was_rolled_back_is_computed_anew(tmp_path: Path, length: int) -> None:
-    ledger = written(17)
-    book(tmp_path / "book").catch_up(reader(ledger), head_of(ledger))
-    shorter = Ledger(ledger.lines[:length])
-    again = book(tmp_path / "book")
-    again.catch_up(reader(shorter), head_of(shorter))
-    expected = recomputed(tmp_path, shorter, length)
-    assert [again.statement(number) for number in range(len(expected))] == expected
+def test_a_ledger_that_was_rolled_back_is_computed_anew(case: Case, length: int) -> None:
+    case.opened().publish()
+    case.write(Ledger(LONG.lines[:length]))
+    again = case.opened()
+    expected = case.recomputed()
+    assert statements(again, len(expected)) == expected
     with pytest.raises(NoSuchEpoch):
         again.statement(len(expected))
 
 
-def test_a_ledger_that_does_not_lead_to_its_head_is_refused(tmp_path: Path) -> None:
-    ledger = written(5)
-    with pytest.raises(OutOfOrder):
-        book(tmp_path / "book").catch_up(reader(ledger), Head(10, "0" * 128))
-    with pytest.raises(OutOfOrder):
-        book(tmp_path / "book").catch_up(reader(ledger), Head(11, ledger.head))
+def test_a_ledger_that_ends_before_its_head_or_does_not_follow_is_refused(case: Case) -> None:
+    with pytest.raises(LedgerUnusable, match="34 of 35"):
+        case.opened(35)
+    live = case.opened(10)
+    case.write(Ledger(LONG.lines[:10] + LONG.lines[11:]))
+    with pytest.raises(LedgerUnusable, match="11 does not follow"):
+        live.advance(20)
 
 
-def test_a_record_that_does_not_follow_is_refused(tmp_path: Path) -> None:
-    live = book(tmp_path / "book")
-    records = records_of(written(5))
-    live.take(records[0], message_of(records[0]))
-    with pytest.raises(OutOfOrder):
-        live.take(records[2], message_of(records[2]))
-
-
-def test_a_full_disk_costs_no_commit_and_no_statement(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_disk_that_fails_costs_no_statement_and_is_tried_again(
+    case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger = written(17)
-    live = book(tmp_path / "book")
-    records = records_of(ledger)
-
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
+    live = case.opened(15)
     with monkeypatch.context() as patch:
         patch.setattr(book_module, "_replace", full)
-        for record in records[:15]:
-            live.take(record, message_of(record))
-    for record in records[15:]:
-        live.take(record, message_of(record))
-    expected = recomputed(tmp_path, ledger, 34)
-    assert [live.statement(number) for number in range(4)] == expected
-    again = book(tmp_path / "book")
-    assert again.head.position == 0, "nothing may be carried over past a statement that is missing"
-    again.catch_up(reader(ledger), head_of(ledger))
-    assert [again.statement(number) for number in range(4)] == expected
+        with pytest.raises(OSError, match="space"):
+            live.publish()
+    live.advance(34)
+    assert statements(live, 4) == case.recomputed()
+    assert not (case.directory / "carried-over.json").exists()
+    live.publish()
+    case.path.write_bytes(case.ledger.data)
+    assert statements(case.opened(), 4) == case.recomputed()
 
 
-def test_a_wallets_own_line_is_the_one_in_the_statement(tmp_path: Path) -> None:
-    ledger = written(17)
-    live = book(tmp_path / "book")
-    live.catch_up(reader(ledger), head_of(ledger))
+def test_a_wallets_own_line_is_the_one_in_the_statement(case: Case) -> None:
+    live = case.opened()
+    live.publish()
     for epoch in (0, 1, 3, None):
         lines = json.loads(live.statement(epoch))["wallets"]
         assert [live.line(line["wallet"], epoch) for line in lines] == lines
@@ -170,42 +222,34 @@ def test_a_wallets_own_line_is_the_one_in_the_statement(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("epoch", [-1, 4, 1_000])
-def test_an_epoch_that_has_not_come_has_no_statement(tmp_path: Path, epoch: int) -> None:
-    ledger = written(17)
-    live = book(tmp_path / "book")
-    live.catch_up(reader(ledger), head_of(ledger))
+def test_an_epoch_that_has_not_come_has_no_statement(case: Case, epoch: int) -> None:
+    live = case.opened()
+    live.publish()
     with pytest.raises(NoSuchEpoch):
         live.statement(epoch)
     with pytest.raises(NoSuchEpoch):
         live.line(writers.wallet(1), epoch)
+    with pytest.raises(NoSuchEpoch):
+        live.features(epoch)
 
 
-def test_a_statement_that_was_deleted_is_said_to_be_gone(tmp_path: Path) -> None:
-    ledger = written(17)
-    live = book(tmp_path / "book")
-    live.catch_up(reader(ledger), head_of(ledger))
-    (tmp_path / "book" / "epoch-00000001.json").unlink()
+def test_a_statement_that_was_deleted_is_said_to_be_gone(case: Case) -> None:
+    live = case.opened()
+    live.publish()
+    (case.directory / "epoch-00000001.json").unlink()
     with pytest.raises(NoSuchEpoch, match="gone"):
         live.statement(1)
 
 
-def test_observers_see_each_epoch_as_it_closes(tmp_path: Path) -> None:
-    seen: list[Epoch] = []
-    ledger = written(17)
-    live = book(tmp_path / "book", observers=[seen.append])
-    live.catch_up(reader(ledger), head_of(ledger))
-    assert [epoch.number for epoch in seen] == [0, 1, 2]
-    assert [epoch.head.position for epoch in seen] == [10, 20, 30]
-    assert [signal.wallet for signal in live.signals()] == [writers.wallet(1), writers.wallet(2)]
-
-
-def test_a_check_of_signatures_decides_what_counts(tmp_path: Path) -> None:
-    def never(record: Record, event: MessageEvent) -> bool | None:
-        return None
-
-    ledger = written(4)
-    live = book(tmp_path / "book", check_signature=never)
-    live.catch_up(reader(ledger), head_of(ledger))
-    body = json.loads(live.statement())
-    assert (body["signatures"], body["totals"]["unverified"]) == ("checked", 8)
-    assert body["wallets"] == []
+def test_features_are_those_of_the_epoch_or_of_all_of_them(case: Case) -> None:
+    live = case.opened()
+    live.publish()
+    one, two = writers.wallet(1), writers.wallet(2)
+    assert live.features(0) == {one: (2 * CHR, CHR, CHR), two: (2 * CHR, CHR, 0)}
+    assert live.features(3) == {one: (1 * CHR, CHR, 0), two: (1 * CHR, CHR, 0)}
+    by_epoch = [live.features(number) for number in range(4)]
+    assert live.features() == {
+        wallet: tuple(sum(features[wallet][i] for features in by_epoch) for i in range(3))
+        for wallet in (one, two)
+    }
+    assert list(live.features()) == [one, two]

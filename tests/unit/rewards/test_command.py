@@ -30,6 +30,7 @@ def path(tmp_path: Path) -> Path:
 def ledger(path: Path) -> Ledger:
     ledger = Ledger()
     ledger.add("v1", writers.login())
+    ledger.add_all("v1", [*writers.registration(1), *writers.registration(2)])
     for seq in range(1, 21):
         ledger.add("v1", writers.secure_message(seq))
         ledger.add("v7", writers.secure_message(seq, sender=2, recipient=1))
@@ -52,8 +53,7 @@ def test_a_person_reads_who_earned_what(path: Path, ledger: Ledger) -> None:
     assert lines[0] == f"{path}: sound"
     assert "  messages   40 count; left out: 1 unsigned" in lines
     assert "  rewards    3.9000 CHR" in lines
-    assert any("epoch      0, from position 1: running, 42 of 100,000" in line for line in lines)
-    assert any("none was verified here" in line for line in lines)
+    assert any("epoch      0, from position 1: running, 46 of 100,000" in line for line in lines)
     rows = [line.split() for line in lines if line.strip().startswith("0x")]
     assert rows == [
         ["0x00000000…00000001", "20", "20", "18", "1", "1", "2.1000", "█" * 6],
@@ -77,7 +77,7 @@ def test_an_epoch_that_the_ledger_has_not_come_to_exits_2(path: Path, ledger: Le
     assert _run(path, "--epoch", 0)[0] == 0
 
 
-@pytest.mark.parametrize(("records", "shown"), [(0, 0), (13, 0), (14, 0), (15, 1), (42, 2)])
+@pytest.mark.parametrize(("records", "shown"), [(0, 0), (13, 0), (14, 0), (15, 1), (46, 3)])
 def test_the_epoch_shown_is_the_last_that_has_begun(
     path: Path, ledger: Ledger, records: int, shown: int
 ) -> None:
@@ -144,6 +144,8 @@ def test_an_empty_ledger_has_an_epoch_without_rewards(path: Path) -> None:
 def test_many_wallets_are_cut_in_the_table_and_whole_in_json(path: Path) -> None:
     ledger = Ledger()
     for number in range(1, 31):
+        ledger.add_all("v7", writers.registration(2 * number))
+        ledger.add_all("v7", writers.registration(2 * number + 1))
         for seq in range(1, 5):
             a, b = 2 * number, 2 * number + 1
             ledger.add("v7", writers.secure_message(seq, sender=a, recipient=b))

@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 
 from plugins.secure_chat.audit import audit_ledger
-from plugins.secure_chat.core.message_event import MessageEvent
-from plugins.secure_chat.core.records import Head, Record
+from plugins.secure_chat.core.records import Head
 from plugins.secure_chat.core.rewards import RULES, statement_hash
 from plugins.secure_chat.errors import LedgerBroken, LedgerUnusable
 from plugins.secure_chat.rewards import ledger as ledger_module
 from plugins.secure_chat.rewards.ledger import fold_ledger
 from tests.ledgers import writers
-from tests.ledgers.writers import Ledger
+from tests.ledgers.writers import Event, Ledger
 
 ROOT = Path(__file__).parents[3]
 RULES_OF_TEN = RULES._replace(epoch_records=10)
@@ -30,9 +29,14 @@ def conversation(ledger: Ledger, dialect: str, exchanges: int, *, first: int = 1
     return ledger
 
 
+def registered(dialect: str = "v1") -> Ledger:
+    """Wallets 1 and 2 have registered their devices: four records."""
+    return Ledger().add_all(dialect, [*writers.registration(1), *writers.registration(2)])
+
+
 def mixed() -> Ledger:
     """A ledger that went through every dialect, history and payouts in it."""
-    ledger = Ledger()
+    ledger = registered()
     for number, dialect in enumerate(writers.DIALECTS):
         ledger.add(dialect, writers.login(number + 1))
         ledger.add(dialect, writers.prototype_message() if dialect == "v1" else writers.payout())
@@ -52,7 +56,7 @@ def test_every_dialect_earns_the_same(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     rewards = []
     for dialect in writers.DIALECTS:
-        ledger = conversation(Ledger(), dialect, 20)
+        ledger = conversation(registered(dialect), dialect, 20)
         path.write_bytes(ledger.data)
         (folded,) = fold_ledger(path, head_of(ledger))
         rewards.append(rewards_of(folded.statement))
@@ -67,11 +71,11 @@ def test_history_and_payouts_earn_nothing(tmp_path: Path) -> None:
     path.write_bytes(ledger.data)
     (folded,) = fold_ledger(path, head_of(ledger))
     totals = json.loads(folded.statement)["totals"]
-    assert totals["records"] == 70
+    assert totals["records"] == 74
     assert totals["counted"] == 56
     assert totals["not_well_formed"] == 1
     assert len(folded.course) == 56
-    assert folded.course[0] == 3
+    assert folded.course[0] == 7
 
 
 @pytest.mark.parametrize("chunk", [1 << 10, 3_000, 1 << 22])
@@ -121,27 +125,30 @@ def test_another_process_with_another_hash_seed_gives_the_same_bytes(
     assert statement_hash(done.stdout) == statement_hash(folded.statement)
 
 
-def test_a_signature_check_decides_what_counts_and_the_statement_says_so(tmp_path: Path) -> None:
+def test_only_registered_devices_count_from_their_registration_on(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    ledger = conversation(Ledger(), "v1", 20)
+    ledger = conversation(Ledger(), "v1", 5)
+    for number in (1, 2):
+        ledger.add_all("v7", writers.registration(number))
+    conversation(ledger, "v1", 8, first=6)
+    for seq in range(1, 4):
+        ledger.add("v1", writers.secure_message(seq, device="unknown"))
+    revoked = {"kind": "revocation", "id": "ab" * 32, "device": "0"}
+    ledger.add("v1", Event("IDENTITY", writers.wallet(1), revoked))
+    ledger.add("v1", writers.secure_message(14))
+    ledger.add("v1", writers.registration(2)[0])  # a new identity, and no device of it yet
+    ledger.add("v1", writers.secure_message(14, sender=2, recipient=1))
     path.write_bytes(ledger.data)
-
-    def knows_even(record: Record, event: MessageEvent) -> bool | None:
-        return True if event.seq % 2 == 0 else None
-
-    (folded,) = fold_ledger(path, head_of(ledger), check_signature=knows_even)
-    body = json.loads(folded.statement)
-    assert body["signatures"] == "checked"
-    assert body["totals"]["counted"] == body["totals"]["unverified"] == 20
-    (logged,) = fold_ledger(path, head_of(ledger))
-    assert json.loads(logged.statement)["signatures"] == "as-logged"
-    assert json.loads(logged.statement)["totals"]["unverified"] == 0
+    (folded,) = fold_ledger(path, head_of(ledger))
+    totals = json.loads(folded.statement)["totals"]
+    assert (totals["counted"], totals["unregistered"]) == (16, 10 + 3 + 1 + 1)
+    assert folded.course[0] == 15
 
 
 def test_only_what_was_audited_is_rewarded(tmp_path: Path) -> None:
     """The file grows and is changed between the audit and the fold."""
     path = tmp_path / "ledger.jsonl"
-    ledger = conversation(Ledger(), "v1", 10)
+    ledger = conversation(registered(), "v1", 10)
     path.write_bytes(ledger.data)
     head = audit_ledger(path).head
     (before,) = fold_ledger(path, head)
@@ -155,10 +162,10 @@ def test_only_what_was_audited_is_rewarded(tmp_path: Path) -> None:
         list(fold_ledger(path, head))
 
 
-@pytest.mark.parametrize("index", [0, 7, 19])
+@pytest.mark.parametrize("index", [4, 11, 23])
 def test_a_changed_line_is_never_rewarded(tmp_path: Path, index: int) -> None:
     path = tmp_path / "ledger.jsonl"
-    ledger = conversation(Ledger(), "v1", 10)
+    ledger = conversation(registered(), "v1", 10)
     lines = list(ledger.lines)
     lines[index] = lines[index].replace(b'"size": 64', b'"size": 65')
     path.write_bytes(b"".join(lines))
@@ -169,7 +176,7 @@ def test_a_changed_line_is_never_rewarded(tmp_path: Path, index: int) -> None:
 
 def test_a_shorter_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    ledger = conversation(Ledger(), "v1", 10)
+    ledger = conversation(registered(), "v1", 10)
     path.write_bytes(b"".join(ledger.lines[:-1]))
     with pytest.raises(LedgerBroken, match="not the one"):
         list(fold_ledger(path, head_of(ledger)))

@@ -1,14 +1,15 @@
-"""transparency/follower.py: the log is kept current, and nobody waits for it."""
+"""ledger/follower.py: what is derived is kept current, and nobody waits for it."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from plugins.secure_chat.transparency.follower import LogFollower
+from plugins.secure_chat.ledger.follower import LedgerFollower
 from plugins.secure_chat.transparency.keys import CheckpointSigner
 from plugins.secure_chat.transparency.log import Published, TransparencyLog, TreeDamaged
 
@@ -55,7 +56,7 @@ class Case:
         self.ledger = directory / "ledger.jsonl"
         self.ledger.touch()
         self.log = WatchedLog(self.ledger, directory / "log")
-        self.follower = LogFollower(self.log, interval=0.0)
+        self.follower = LedgerFollower("transparency log", self.log, interval=0.0)
         self.count = 0
 
     def append(self, count: int) -> int:
@@ -131,12 +132,11 @@ class HeldClock:
 def test_commits_during_an_interval_share_a_checkpoint(tmp_path: Path) -> None:
     """An interval that does not end has its first checkpoint, and one when it is stopped."""
     case, clock = Case(tmp_path), HeldClock()
-    follower = LogFollower(case.log, interval=10.0, monotonic=clock)
+    follower = LedgerFollower("transparency log", case.log, interval=10.0, monotonic=clock)
     follower.start(case.append(1))
     clock.wait_for(2)
-    for told in range(1, 20):
+    for _ in range(19):
         follower.notify(case.append(1))
-        clock.wait_for(2 + told)  # it has seen this one, and is to wait on
     follower.stop()
     assert case.log.sizes == [1, 20]
 
@@ -157,7 +157,7 @@ def test_a_rewritten_history_stops_the_signing_and_is_said(case: Case) -> None:
     case.log.wait_for(300)
     case.follower.stop()
     case.ledger.write_bytes(b"another\n" * 200)
-    again = LogFollower(case.log, interval=0.0)
+    again = LedgerFollower("transparency log", case.log, interval=0.0)
     again.start(200)
     again._thread.join(PATIENCE)
     assert not again._thread.is_alive()
@@ -196,6 +196,23 @@ def test_a_damaged_tile_that_signing_met_is_mended(case: Case, tmp_path: Path) -
     case.log.wait_for(700)
     case.follower.stop()
     assert case.log.check() == []
+
+
+async def test_who_waits_for_a_position_is_told_when_it_is_published(case: Case) -> None:
+    case.follower.start(case.append(3))
+    assert await case.follower.reached(3, PATIENCE)
+    assert await case.follower.reached(2, 0.0), "what is published already needs no waiting"
+    assert not await case.follower.reached(4, 0.0)
+    case.log.go.clear()
+    waiting = asyncio.ensure_future(case.follower.reached(7, PATIENCE))
+    case.follower.notify(case.append(4))
+    await asyncio.to_thread(case.log.at_the_gate.wait, PATIENCE)
+    assert not waiting.done()
+    assert case.follower.lag == 4
+    case.log.go.set()
+    assert await waiting
+    assert case.follower.lag == 0
+    assert case.log.sizes[-1] == 7
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +30,36 @@ LEDGER: Final = "genesis_ledger.jsonl"
 MAILBOX: Final = "mailbox.sqlite"
 
 
+def command(data_dir: Path, *options: str) -> tuple[str, ...]:
+    serve = (sys.executable, "-m", "plugins.secure_chat", "serve", "--port", "0")
+    return (*serve, "--data-dir", str(data_dir), *options)
+
+
+def environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """For a server; ``settings``: SECURE_CHAT_ variables, in lower case."""
+    return {
+        **os.environ,
+        "JWT_SECRET": SECRET,
+        "SECURE_CHAT_RATE_PER_SECOND": "1e9",
+        "SECURE_CHAT_BURST": "1000000000",
+        **{f"SECURE_CHAT_{name.upper()}": value for name, value in settings.items()},
+    }
+
+
+def refused_start(data_dir: Path, *options: str, **settings: str) -> tuple[int, str]:
+    """Start a server that must not start: its exit code, and what it wrote to stderr."""
+    done = subprocess.run(
+        command(data_dir, *options),
+        env=environment(settings),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert "listening" not in done.stdout
+    return done.returncode, done.stderr
+
+
 class Server:
     """One process of ``secure-chat serve``. End it by ``kill``, ``terminate`` or ``with``."""
 
@@ -42,20 +72,12 @@ class Server:
     ) -> None:
         """Returns when it listens. ``settings``: SECURE_CHAT_ variables, in lower case."""
         self.data_dir = data_dir
-        environment = {
-            **os.environ,
-            "JWT_SECRET": SECRET,
-            "SECURE_CHAT_RATE_PER_SECOND": "1e9",
-            "SECURE_CHAT_BURST": "1000000000",
-            **{f"SECURE_CHAT_{name.upper()}": value for name, value in settings.items()},
-        }
-        command = (sys.executable, "-m", "plugins.secure_chat", "serve", "--port", "0")
         self._log = (data_dir.parent / f"{data_dir.name}.log").open("ab")
         self.process = subprocess.Popen(
-            (*command, "--data-dir", str(data_dir)),
+            command(data_dir),
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env=environment,
+            env=environment(settings),
             preexec_fn=before_exec,
         )
         assert self.process.stdout is not None

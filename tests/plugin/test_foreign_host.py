@@ -255,6 +255,19 @@ def test_a_foreign_hosts_own_events_stand_between_the_messages(
     assert audit_ledger(path).sound
 
 
+def test_a_second_host_with_an_object_of_its_own_for_the_same_file_does_not_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = str(tmp_path / "genesis_ledger.jsonl")
+    first, second = (ForeignHost(tmp_path / name, SyncLedger(path)) for name in ("1", "2"))
+    with serving(first.app(), tmp_path):
+        with pytest.raises(DidNotStart), serving(second.app(), tmp_path):
+            pass
+        assert "another process writes this ledger" in caplog.text
+    with serving(second.app(), tmp_path):  # it was let go
+        pass
+
+
 # -- the host's own files, served and continued ----------------------------------------------------
 
 with_host_ledgers = pytest.mark.skipif(

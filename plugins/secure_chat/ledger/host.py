@@ -20,6 +20,7 @@ from plugins.secure_chat.core.chain import follow
 from plugins.secure_chat.core.dialects import Line
 from plugins.secure_chat.core.records import EventDraft, Head, Receipt, Record
 from plugins.secure_chat.errors import ConfigurationError, LedgerUnavailable, OutcomeUnknown
+from plugins.secure_chat.ledger.file import WriterLock
 from plugins.secure_chat.ledger.journal import Checkpoint, Journal
 from plugins.secure_chat.ledger.port import Alongside
 
@@ -35,8 +36,12 @@ class _Append(Protocol):
 class HostLedger:
     """A host's ledger object as a Ledger. Made by ``adopt``."""
 
-    def __init__(self, path: Path, append: _Append, checkpoint: Checkpoint) -> None:
+    def __init__(
+        self, path: Path, append: _Append, checkpoint: Checkpoint, lock: WriterLock
+    ) -> None:
+        """``lock`` is released by ``close``."""
         self._path = path
+        self._lock = lock
         self._append = append
         self._checkpoint = checkpoint
         self._stopped: str | None = None
@@ -67,7 +72,8 @@ class HostLedger:
         return receipts
 
     def close(self) -> None:
-        """The object is the host's; there is nothing of ours to release."""
+        """The object is the host's; the lock beside its file is ours."""
+        self._lock.release()
 
     def _read_back(self) -> dict[str, Receipt]:
         """Sync the file and verify what was appended since the checkpoint, whoever appended it."""
@@ -100,10 +106,15 @@ def adopt(ledger: Any, verified: Checkpoint, replay: Callable[[Record, int], Non
     if path is None:
         raise ConfigurationError("the host's ledger has neither storage_path nor filepath")
     append = _appender(ledger)
-    # The journal verifies, mends and indexes; then it lets go, for the host is the writer.
-    journal = Journal.open(Path(path), verified=verified, replay=replay)
-    journal.close()
-    return HostLedger(Path(path), append, journal.checkpoint)
+    lock = WriterLock(Path(path))
+    try:
+        # The journal verifies, mends and indexes; then it lets go, for the host is the writer.
+        journal = Journal.open(Path(path), verified=verified, replay=replay, lock=lock)
+        journal.close()
+    except BaseException:
+        lock.release()
+        raise
+    return HostLedger(Path(path), append, journal.checkpoint, lock)
 
 
 def _appender(ledger: Any) -> _Append:

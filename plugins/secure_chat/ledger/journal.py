@@ -37,12 +37,15 @@ from plugins.secure_chat.core.dialects import (
 )
 from plugins.secure_chat.core.records import EMPTY, EventDraft, Head, Receipt, Record
 from plugins.secure_chat.errors import LedgerBroken, LedgerUnavailable, OutcomeUnknown
-from plugins.secure_chat.ledger.file import AppendFile
+from plugins.secure_chat.ledger.file import AppendFile, WriterLock
 
 log: Final = logging.getLogger(__name__)
 
 _READ_SIZE: Final = 1 << 20
 _VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+_TAKEN: Final = (
+    "its file was moved, removed, or changed by another; put it back as it was and restart"
+)
 _NO_SPACE: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
@@ -100,32 +103,38 @@ class Journal:
         clock: Callable[[], datetime] = _utc_now,
         new_id: Callable[[], str] = _random_id,
         open_file: Callable[[Path], AppendFile] = AppendFile,
+        lock: WriterLock | None = None,
     ) -> Journal:
         """Lock the file, verify it from ``verified`` on, recover a torn tail, and start the writer.
+
+        ``lock``: the caller's, who keeps it; else the journal has one until it is closed.
 
         ``replay`` is given each record found after ``verified`` and the offset of its end. A
         checkpoint that the file does not bear out is not used: all is verified and replayed.
         Raises LedgerLocked, LedgerUnusable or LedgerBroken, and then leaves the file as it was.
         """
-        file = open_file(path)
-        try:
+        with contextlib.ExitStack() as until_opened:
+            if lock is None:
+                own = WriterLock(path)
+                until_opened.callback(own.release)
+            file = open_file(path)
+            until_opened.callback(file.close)
             if not _bears_out(file, verified):
                 verified = START
             dialect, checkpoint = _recover(file, verified, replay)
-        except BaseException:
-            file.close()
-            raise
-        return cls(file, dialect, checkpoint, clock, new_id)
+            return cls(file, until_opened.pop_all(), dialect, checkpoint, clock, new_id)
 
     def __init__(
         self,
         file: AppendFile,
+        held: contextlib.ExitStack,
         dialect: Dialect,
         checkpoint: Checkpoint,
         clock: Callable[[], datetime],
         new_id: Callable[[], str],
     ) -> None:
         self._file = file
+        self._held = held  # file and lock, to be let go together
         self._dialect = dialect
         self._clock = clock
         self._new_id = new_id
@@ -211,7 +220,11 @@ class Journal:
             self._closing = True
             self._wake.notify()
         self._writer.join()
-        self._file.close()
+        self._held.close()
+
+    def stop(self, why: str) -> None:
+        """Take nothing more and say why in ``stopped``. What waits for the disk is refused."""
+        self._stop([], why)
 
     def _write_groups(self) -> None:
         while True:
@@ -225,46 +238,59 @@ class Journal:
             try:
                 self._file.append(data)
             except OSError as error:
-                self._give_up(groups, error, may_cut=error.errno in _NO_SPACE)
+                if error.errno in _NO_SPACE:
+                    self._cut_back(groups, error)
+                else:
+                    self._stop(groups, _failed(error))
                 continue
             # crash point: the group is written; whether it is on the disk is not known
             try:
                 self._file.sync()
             except OSError as error:
-                self._give_up(groups, error, may_cut=False)
+                self._stop(groups, _failed(error))
+                continue
+            end = self._durable.offset + len(data)
+            if not self._file.is_in_place(end):
+                self._stop(groups, _TAKEN)
                 continue
             # crash point: committed; nobody has been told
-            self._durable = Checkpoint(groups[-1].head, self._durable.offset + len(data))
+            self._durable = Checkpoint(groups[-1].head, end)
             for observer in self._observers:
                 observer(len(groups), len(data))
             for group in groups:
                 group.durable.set_result(None)
 
-    def _give_up(self, groups: list[_Group], error: OSError, *, may_cut: bool) -> None:
-        """Refuse ``groups`` and all that was staged behind them on the same chain."""
-        failure: LedgerUnavailable
+    def _cut_back(self, groups: list[_Group], error: OSError) -> None:
+        """The disk is full: undo the write; refuse ``groups`` and what is staged behind them."""
+        with self._wake:
+            try:
+                self._file.truncate(self._durable.offset)
+            except OSError as cut_error:
+                self._stop(groups, _failed(cut_error))
+                return
+            groups = groups + self._waiting
+            self._waiting = []
+            self._head = self._durable.head
+        log.error("ledger.disk_full position=%d", self._durable.head.position)
+        _refuse(groups, LedgerUnavailable(f"the ledger's disk is full: {error.strerror}"))
+
+    def _stop(self, groups: list[_Group], why: str) -> None:
+        """Refuse ``groups``, all that is staged behind them on the same chain, and all to come."""
         with self._wake:
             groups = groups + self._waiting
             self._waiting = []
-            if may_cut:
-                try:
-                    self._file.truncate(self._durable.offset)
-                except OSError as cut_error:
-                    error, may_cut = cut_error, False
-            if may_cut:
-                self._head = self._durable.head
-                failure = LedgerUnavailable(f"the ledger's disk is full: {error.strerror}")
-                log.error("ledger.disk_full position=%d", self._durable.head.position)
-            else:
-                self._stopped = (
-                    f"the ledger stopped: a write failed ({error.strerror}); restart to recover"
-                )
-                failure = OutcomeUnknown(self._stopped)
-                log.critical(
-                    "ledger.stopped position=%d errno=%s", self._durable.head.position, error.errno
-                )
-        for group in groups:
-            group.durable.set_exception(failure)
+            self._stopped = self._stopped or f"the ledger stopped: {why}"
+        log.critical("ledger.stopped position=%d reason=%s", self._durable.head.position, why)
+        _refuse(groups, OutcomeUnknown(self._stopped))
+
+
+def _failed(error: OSError) -> str:
+    return f"a write failed ({error.strerror}); restart to recover"
+
+
+def _refuse(groups: list[_Group], failure: LedgerUnavailable) -> None:
+    for group in groups:
+        group.durable.set_exception(failure)
 
 
 def _bears_out(file: AppendFile, checkpoint: Checkpoint) -> bool:

@@ -240,6 +240,23 @@ def test_a_second_writer_in_this_process_is_refused(tmp_path: Path) -> None:
     assert len(reopen(path)) == 2
 
 
+def test_a_copy_of_the_right_size_in_the_files_place_is_not_taken_for_it(tmp_path: Path) -> None:
+    class Replaced(AppendFile):
+        """Put aside for a copy of itself as soon as it is synced."""
+
+        def sync(self) -> None:
+            super().sync()
+            copy = self.path.with_name("copy")
+            shutil.copyfile(self.path, copy)
+            copy.rename(self.path)
+
+    journal = Journal.open(tmp_path / "ledger.jsonl", open_file=Replaced)
+    with pytest.raises(OutcomeUnknown, match="moved, removed, or changed"):
+        journal.append(draft(1))
+    assert journal.stopped is not None
+    journal.close()
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_refuses_the_group_and_takes_the_next(tmp_path: Path, number: int) -> None:
     class Full(AppendFile):

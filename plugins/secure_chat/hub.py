@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from plugins.secure_chat.errors import Close
+from plugins.secure_chat.core.frames import encode_frame, error_frame
+from plugins.secure_chat.errors import Close, UnknownDevice
 
 MAX_OUTBOX_BYTES: Final = 4 << 20  # a client a few large messages behind is not slow yet
 
@@ -23,6 +24,7 @@ class Outbox:
         self.wallet = wallet
         self.close_with: Close | None = None
         self.closing = asyncio.Event()
+        self.devices: set[str] = set()  # that this socket has shown to be: see Hub.log_out
         self.resuming = False  # live messages wait in the mailbox until the replay has caught up
         self._max_bytes = max_bytes
         self._frames: deque[bytes] = deque()
@@ -117,6 +119,13 @@ class Hub:
     def to_wallet(self, wallet: str, frame: bytes) -> None:
         for outbox in self._by_wallet.get(wallet, ()):
             outbox.put(frame)
+
+    def log_out(self, wallet: str, device: str) -> None:
+        """End the sockets of a device that has been revoked."""
+        for outbox in self._by_wallet.get(wallet, ()):
+            if device in outbox.devices:
+                refusal = UnknownDevice("the device has been revoked", device=device)
+                outbox.close(Close.REFUSED, encode_frame(error_frame(refusal)))
 
     def all(self) -> Iterable[Outbox]:
         return [outbox for outboxes in self._by_wallet.values() for outbox in outboxes]

@@ -6,6 +6,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from plugins.secure_chat.core.identity_event import StatementKind
 from plugins.secure_chat.errors import Code
 
 _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
@@ -49,6 +50,24 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self._signatures = Counter(
+            "secure_chat_signatures",
+            "Checked device signatures by verdict.",
+            ["verdict"],
+            registry=self.registry,
+        )
+        self._statements = Counter(
+            "secure_chat_directory_statements",
+            "Statements that came into force, by kind.",
+            ["kind"],
+            registry=self.registry,
+        )
+        self._claims = Counter(
+            "secure_chat_prekey_claims",
+            "Bundles handed out, by their KEM prekey.",
+            ["kem"],
+            registry=self.registry,
+        )
         self.connections = Gauge(
             "secure_chat_connections", "Authenticated sockets.", registry=self.registry
         )
@@ -79,6 +98,16 @@ class Metrics:
 
     def refused(self, code: Code) -> None:
         self._refusals.labels(code.value).inc()
+
+    def signatures(self, checked: int, good: int) -> None:
+        self._signatures.labels("good").inc(good)
+        self._signatures.labels("bad").inc(checked - good)
+
+    def published(self, kind: StatementKind) -> None:
+        self._statements.labels(kind.value).inc()
+
+    def claimed(self, *, one_time_kem: bool) -> None:
+        self._claims.labels("one_time" if one_time_kem else "last_resort").inc()
 
     def exposition(self) -> bytes:
         """The registry in Prometheus' text format, up to date."""

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Response, WebSocket
 
 from plugins.secure_chat.runtime import Runtime
 from plugins.secure_chat.settings import Settings
+from plugins.secure_chat.transport.directory import directory_router
 from plugins.secure_chat.transport.rest import rest_router
 from plugins.secure_chat.transport.socket import serve_socket
 
@@ -41,7 +42,7 @@ def atlas_routes(host: Any) -> list[APIRouter]:
     async def metrics() -> Response:
         return Response(runtime.metrics.exposition(), media_type="text/plain; version=0.0.4")
 
-    return [rest_router(runtime.opened), router]
+    return [rest_router(runtime.opened), directory_router(runtime.opened), router]
 
 
 @hookimpl

@@ -12,6 +12,10 @@ from plugins.secure_chat.core import identity_event
 from plugins.secure_chat.core.identity_event import IDENTITY, StatementKind
 from plugins.secure_chat.core.message_event import claims_to_be_secure, from_record
 from plugins.secure_chat.core.records import Head, MalformedEvent, Receipt, Record
+from plugins.secure_chat.directory.directory import Directory, Limits
+from plugins.secure_chat.directory.entries import Entries
+from plugins.secure_chat.directory.signatures import DeviceSignatures
+from plugins.secure_chat.directory.store import DirectoryStore
 from plugins.secure_chat.errors import Close, LedgerUnavailable
 from plugins.secure_chat.ledger.host import adopt
 from plugins.secure_chat.ledger.journal import START, Checkpoint, Journal
@@ -99,6 +103,7 @@ class Runtime:
         self.chat: Chat | None = None
         self._ledger: Ledger | None = None
         self._mailbox: Mailbox | None = None
+        self._signatures: DeviceSignatures | None = None
         self._retention: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -116,6 +121,11 @@ class Runtime:
         except BaseException:
             self._mailbox.close()
             raise
+        store = DirectoryStore(self._mailbox)
+        entries = Entries(store)
+        self._signatures = DeviceSignatures(
+            entries, self.metrics, required=settings.require_signatures
+        )
         service = ChatService(
             self._ledger,
             self._mailbox,
@@ -123,11 +133,15 @@ class Runtime:
             rate=settings.rate_per_second,
             burst=settings.burst,
             monotonic=time.monotonic,
+            check=self._signatures,
         )
         service.start()
+        directory = Directory(
+            service, store, entries, self.metrics, _limits(settings), time.monotonic
+        )
         self.metrics.pool.set_function(lambda: service.waiting)
         self.metrics.head.set_function(lambda: service.ledger.checkpoint.head.position)
-        self.chat = Chat(service, settings, host_verifier(hook, fallback))
+        self.chat = Chat(service, settings, host_verifier(hook, fallback), directory)
         if settings.retention_days is not None:
             self._retention = asyncio.create_task(self._expire(settings.retention_days))
 
@@ -155,9 +169,12 @@ class Runtime:
         if self.chat is not None:
             service = self.chat.service
             await service.stop()
+            self.chat.directory.close()
             for outbox in service.hub.all():
                 outbox.close(Close.RESTART)
             self.chat = None
+        if self._signatures is not None:
+            self._signatures.close()
         if self._ledger is not None:
             await asyncio.to_thread(self._ledger.close)
         if self._mailbox is not None:
@@ -185,3 +202,12 @@ class Runtime:
             if dropped:
                 log.info("mailbox.expired messages=%d", dropped)
             await asyncio.sleep(_RETENTION_SECONDS)
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        statements=settings.statements_per_second,
+        statement_burst=settings.statement_burst,
+        claims=settings.claims_per_second,
+        claim_burst=settings.claim_burst,
+    )

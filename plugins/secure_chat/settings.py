@@ -27,4 +27,15 @@ class Settings(BaseSettings):
     database_url: str = Field(
         default="", repr=False, description="postgresql://…; empty: DATA_DIR/mailbox.sqlite"
     )
+    require_signatures: bool = Field(
+        default=False, description="Take messages of registered devices only"
+    )
+    statements_per_second: float = Field(
+        default=1.0, gt=0, description="Statements a wallet publishes; ten prekeys are one"
+    )
+    statement_burst: int = Field(default=200, ge=21, description="Statements at once")
+    claims_per_second: float = Field(
+        default=1.0, gt=0, description="Prekey bundles a wallet claims, and that are claimed of it"
+    )
+    claim_burst: int = Field(default=400, ge=64, description="Bundles at once")
     retention_days: float | None = Field(default=None, gt=0, description="None keeps ciphertext")

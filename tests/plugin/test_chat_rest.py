@@ -132,6 +132,13 @@ def test_without_a_token_every_route_is_a_problem(server: ChatServer) -> None:
         ("GET", "/v1/chat/threads"),
         ("GET", "/v1/chat/threads/{peer}/messages"),
         ("GET", "/v1/chat/ledger/head"),
+        ("PUT", "/v1/chat/identity"),
+        ("POST", "/v1/chat/devices"),
+        ("POST", "/v1/chat/revocations"),
+        ("PUT", "/v1/chat/devices/{device}/prekeys"),
+        ("GET", "/v1/chat/devices/{device}/prekeys"),
+        ("GET", "/v1/chat/identities/{wallet}"),
+        ("POST", "/v1/chat/identities/{wallet}/claim"),
     ],
 )
 def test_nothing_that_the_schema_allows_or_forbids_is_a_server_error(

@@ -79,6 +79,11 @@ def message_hash(ciphertext: bytes, nonce: bytes, seq: int) -> bytes:
     return hashlib.sha256(b"".join((ciphertext, nonce, seq.to_bytes(8, "big")))).digest()
 
 
+def base64_size(size: int) -> int:
+    """Characters of padded base64 for ``size`` bytes."""
+    return 4 * ((size + 2) // 3)
+
+
 def decode_base64(text: str, field: str) -> bytes:
     """Strict base64: standard alphabet, padded, no bit set that decoding drops (RFC 4648 3.5)."""
     try:
@@ -87,7 +92,7 @@ def decode_base64(text: str, field: str) -> bytes:
         raise InvalidMessage(field, f"{field} is not base64") from None
     # Without a final newline or stray padding the only freedom left is in the last quantum.
     tail = data[len(data) - (len(data) % 3 or 3) :]
-    if len(text) != 4 * ((len(data) + 2) // 3) or not text.endswith(b64encode(tail).decode()):
+    if len(text) != base64_size(len(data)) or not text.endswith(b64encode(tail).decode()):
         raise InvalidMessage(field, f"{field} is not canonical base64")
     return data
 
@@ -107,7 +112,7 @@ def validate(frame: ChatMessage, wallet: str, max_ciphertext: int = MAX_CIPHERTE
     if not 1 <= seq <= MAX_SEQ:
         raise InvalidMessage("seq", "seq must be an integer from 1 to 2^53-1")
     ts = _finite(frame.ts)
-    if len(frame.ciphertext) > 4 * ((max_ciphertext + 2) // 3):
+    if len(frame.ciphertext) > base64_size(max_ciphertext):
         raise MessageTooLarge(f"ciphertext is over {max_ciphertext} bytes")
     nonce = decode_base64(frame.nonce, "nonce")
     if len(nonce) != NONCE_SIZE:

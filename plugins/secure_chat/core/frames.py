@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Final, Literal, NoReturn, TypeVar
 
 import msgspec
 import orjson
@@ -176,8 +176,25 @@ class Pong(
     """The answer to PING."""
 
 
+class PrekeysLow(
+    msgspec.Struct,
+    tag_field="type",
+    tag="PREKEYS_LOW",
+    forbid_unknown_fields=True,
+    frozen=True,
+    gc=False,
+):
+    """An own device has few one-time prekeys left, of one kind or both: publish more."""
+
+    device: str
+    one_time: int
+    one_time_kem: int
+
+
+S = TypeVar("S", bound=msgspec.Struct)
+
 CLIENT_FRAMES: Final = (ChatMessage, Auth, Resume, ReceiptFrame, Ping)
-SERVER_FRAMES: Final = (Ready, Delivered, Ack, Error, Resumed, ReceiptNotice, Pong)
+SERVER_FRAMES: Final = (Ready, Delivered, Ack, Error, Resumed, ReceiptNotice, PrekeysLow, Pong)
 
 _CHAT: Final = msgspec.json.Decoder(ChatMessage)
 _CONTROL: Final[msgspec.json.Decoder[Auth | Resume | ReceiptFrame | Ping]] = msgspec.json.Decoder(
@@ -215,10 +232,19 @@ def parse_message(raw: bytes) -> ChatMessage:
     return message
 
 
-def _parse_control(
-    raw: str | bytes, chat_error: msgspec.ValidationError
-) -> Auth | Resume | ReceiptFrame | Ping:
-    """What the frame is when it is not a well-formed CHAT_MESSAGE."""
+def parse_object(raw: bytes, model: type[S]) -> S:
+    """Parse a REST body as ``model``. Raises MalformedFrame or InvalidMessage, as parse_frame."""
+    _object(raw)
+    try:
+        return msgspec.json.decode(raw, type=model)
+    except msgspec.ValidationError as error:
+        _raise_invalid(error)
+    except msgspec.DecodeError:
+        raise MalformedFrame("the frame is not one JSON object in UTF-8") from None
+
+
+def _object(raw: str | bytes) -> dict[str, Any]:
+    """One JSON object that names no field twice. Raises MalformedFrame."""
     try:
         # orjson has a depth limit of its own; json recurses as deep as the process was set to
         # allow, and some libraries set that beyond what the C stack holds.
@@ -228,6 +254,14 @@ def _parse_control(
         raise MalformedFrame("the frame is not one JSON object in UTF-8") from None
     if not isinstance(loose, dict):
         raise MalformedFrame("the frame is not a JSON object")
+    return loose
+
+
+def _parse_control(
+    raw: str | bytes, chat_error: msgspec.ValidationError
+) -> Auth | Resume | ReceiptFrame | Ping:
+    """What the frame is when it is not a well-formed CHAT_MESSAGE."""
+    loose = _object(raw)
     kind = loose.get("type", "CHAT_MESSAGE")
     if kind == "CHAT_MESSAGE":
         _raise_invalid(chat_error)

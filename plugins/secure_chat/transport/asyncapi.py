@@ -25,6 +25,7 @@ from plugins.secure_chat.core.envelope import (
     NONCE_SIZE,
     SIGNATURE_SIZE,
     ChatMessage,
+    base64_size,
 )
 from plugins.secure_chat.core.frames import (
     CLIENT_FRAMES,
@@ -35,6 +36,7 @@ from plugins.secure_chat.core.frames import (
 )
 from plugins.secure_chat.core.identifiers import IDENTIFIER
 from plugins.secure_chat.errors import CODES, Close
+from plugins.secure_chat.transport.directory import directory_router
 from plugins.secure_chat.transport.rest import rest_router
 from plugins.secure_chat.transport.socket import AUTH_SECONDS, SUBPROTOCOL, Chat
 
@@ -52,16 +54,11 @@ _CLOSES: Final[dict[Close, str]] = {
 }
 
 
-def _encoded(size: int) -> int:
-    """Characters of base64 for ``size`` bytes."""
-    return 4 * ((size + 2) // 3)
-
-
 def _exactly(size: int) -> dict[str, Any]:
     return {
         "contentEncoding": "base64",
-        "minLength": _encoded(size),
-        "maxLength": _encoded(size),
+        "minLength": base64_size(size),
+        "maxLength": base64_size(size),
         "description": f"{size} bytes, canonical",
     }
 
@@ -76,7 +73,7 @@ _RULES: Final[dict[type, dict[str, dict[str, Any]]]] = {
         "ciphertext": {
             "contentEncoding": "base64",
             "minLength": 24,
-            "maxLength": _encoded(MAX_CIPHERTEXT),
+            "maxLength": base64_size(MAX_CIPHERTEXT),
             "description": f"16 to {MAX_CIPHERTEXT} bytes, canonical",
         },
         "nonce": _exactly(NONCE_SIZE),
@@ -191,6 +188,7 @@ def openapi() -> dict[str, Any]:
     describe: Callable[[], Chat] = not_open
     app = FastAPI(title="ATLAS secure chat", version=VERSION)
     app.include_router(rest_router(describe))
+    app.include_router(directory_router(describe))
     return app.openapi()
 
 

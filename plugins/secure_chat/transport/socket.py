@@ -29,7 +29,9 @@ from plugins.secure_chat.core.frames import (
     ready,
     receipt_notice,
 )
+from plugins.secure_chat.core.identifiers import canonical
 from plugins.secure_chat.core.records import Head
+from plugins.secure_chat.directory.directory import Directory
 from plugins.secure_chat.errors import (
     Close,
     Code,
@@ -37,6 +39,7 @@ from plugins.secure_chat.errors import (
     MalformedFrame,
     Refusal,
     Unauthorized,
+    UnknownDevice,
 )
 from plugins.secure_chat.hub import Outbox
 from plugins.secure_chat.service import ChatService, Outcome
@@ -65,6 +68,7 @@ class Chat:
     service: ChatService
     settings: Settings
     authenticate: Authenticate
+    directory: Directory
 
     @property
     def limits(self) -> Limits:
@@ -108,7 +112,27 @@ async def serve_socket(websocket: WebSocket, chat: Chat) -> None:
             chat.service.metrics.refused(refusal.code)
             await _say_and_close(websocket, refusal, Close.REFUSED)
             return
-    await _Connection(websocket, chat, principal).run()
+    try:
+        device = await _device(websocket, chat, principal.wallet)
+    except Refusal as refusal:
+        chat.service.metrics.refused(refusal.code)
+        await _say_and_close(websocket, refusal, Close.REFUSED)
+        return
+    await _Connection(websocket, chat, principal, device).run()
+
+
+async def _device(websocket: WebSocket, chat: Chat, wallet: str) -> str | None:
+    """The device that the peer says it is (``?device=``), so that its revocation ends the socket.
+
+    Raises InvalidMessage, or UnknownDevice when it has been revoked.
+    """
+    given = websocket.query_params.get("device")
+    if given is None:
+        return None
+    device = canonical(given, "device")
+    if await chat.directory.is_revoked(wallet, device):
+        raise UnknownDevice("the device has been revoked", device=device)
+    return device
 
 
 async def _first_frame(websocket: WebSocket, chat: Chat) -> Principal:
@@ -143,12 +167,16 @@ async def _say_and_close(websocket: WebSocket, refusal: Refusal, code: Close) ->
 class _Connection:
     """One authenticated socket."""
 
-    def __init__(self, websocket: WebSocket, chat: Chat, principal: Principal) -> None:
+    def __init__(
+        self, websocket: WebSocket, chat: Chat, principal: Principal, device: str | None
+    ) -> None:
         self._websocket = websocket
         self._chat = chat
         self._service = chat.service
         self._principal = principal
         self._outbox = Outbox(principal.wallet, chat.settings.outbox_bytes)
+        if device is not None:
+            self._outbox.devices.add(device)
         self._in_flight = 0
         self._may_read = asyncio.Event()
         self._may_read.set()
@@ -252,6 +280,7 @@ class _Connection:
         if self._in_flight < MAX_IN_FLIGHT:
             self._may_read.set()
         if isinstance(outcome, Ack):
+            self._outbox.devices.add(outcome.device)  # a registered one has just signed
             self._outbox.put(encode_frame(outcome))
         else:
             self._refuse(outcome, frame)

@@ -87,6 +87,12 @@ def test_rest_publishes_its_problems() -> None:
         "/v1/chat/threads": "get",
         "/v1/chat/threads/{peer}/messages": "get",
         "/v1/chat/ledger/head": "get",
+        "/v1/chat/identity": "put",
+        "/v1/chat/devices": "post",
+        "/v1/chat/revocations": "post",
+        "/v1/chat/devices/{device}/prekeys": "put",
+        "/v1/chat/identities/{wallet}": "get",
+        "/v1/chat/identities/{wallet}/claim": "post",
     }
     assert {path: next(iter(methods)) for path, methods in document["paths"].items()} == paths
     for path, method in paths.items():

@@ -78,6 +78,13 @@ class Metrics:
             "secure_chat_ledger_position", "Records in the ledger.", registry=self.registry
         )
 
+        self.follower_lag = Gauge(
+            "secure_chat_follower_lag_records",
+            "Durable records that what is derived from the ledger has not taken yet.",
+            ["name"],
+            registry=self.registry,
+        )
+
     def received(self) -> None:
         self._new_received += 1
 

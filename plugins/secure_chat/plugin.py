@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import pluggy
@@ -10,6 +11,7 @@ from fastapi import APIRouter, Response, WebSocket
 from plugins.secure_chat.runtime import Runtime
 from plugins.secure_chat.settings import Settings
 from plugins.secure_chat.transport.directory import directory_router
+from plugins.secure_chat.transport.evidence import evidence_router
 from plugins.secure_chat.transport.rest import rest_router
 from plugins.secure_chat.transport.socket import serve_socket
 
@@ -42,7 +44,12 @@ def atlas_routes(host: Any) -> list[APIRouter]:
     async def metrics() -> Response:
         return Response(runtime.metrics.exposition(), media_type="text/plain; version=0.0.4")
 
-    return [rest_router(runtime.opened), directory_router(runtime.opened), router]
+    return [
+        rest_router(runtime.opened),
+        directory_router(runtime.opened),
+        evidence_router(runtime.opened),
+        router,
+    ]
 
 
 @hookimpl
@@ -53,6 +60,11 @@ async def atlas_start(host: Any) -> None:
 @hookimpl
 async def atlas_stop(host: Any) -> None:
     await _runtime(host).close()
+
+
+@hookimpl
+def atlas_coherence_features(host: Any, epoch: int | None) -> Mapping[str, Sequence[int]]:
+    return _runtime(host).coherence_features(epoch)
 
 
 @hookimpl

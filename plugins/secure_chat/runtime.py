@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from plugins.secure_chat.announcer import Announcer
 from plugins.secure_chat.core import identity_event
 from plugins.secure_chat.core.identity_event import IDENTITY, StatementKind
 from plugins.secure_chat.core.message_event import claims_to_be_secure, from_record
@@ -17,6 +18,7 @@ from plugins.secure_chat.directory.entries import Entries
 from plugins.secure_chat.directory.signatures import DeviceSignatures
 from plugins.secure_chat.directory.store import DirectoryStore
 from plugins.secure_chat.errors import Close, LedgerUnavailable
+from plugins.secure_chat.evidence import Evidence
 from plugins.secure_chat.ledger.host import adopt
 from plugins.secure_chat.ledger.journal import START, Checkpoint, Journal
 from plugins.secure_chat.ledger.port import JournalLedger, Ledger
@@ -24,6 +26,7 @@ from plugins.secure_chat.logs import scrub_server_logs
 from plugins.secure_chat.mailbox.engine import database
 from plugins.secure_chat.mailbox.store import Mailbox, Stored, StoredIdentityEvent
 from plugins.secure_chat.metrics import Metrics
+from plugins.secure_chat.rewards.book import Features, NoSuchEpoch
 from plugins.secure_chat.service import ChatService
 from plugins.secure_chat.settings import Settings
 from plugins.secure_chat.transport.socket import Chat
@@ -104,6 +107,7 @@ class Runtime:
         self._ledger: Ledger | None = None
         self._mailbox: Mailbox | None = None
         self._signatures: DeviceSignatures | None = None
+        self._evidence: Evidence | None = None
         self._retention: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -118,7 +122,12 @@ class Runtime:
         self._mailbox = await asyncio.to_thread(Mailbox, engine)
         try:
             self._ledger = await asyncio.to_thread(self._open_ledger, hook.atlas_ledger())
+            evidence = self._evidence = Evidence(
+                self._ledger, self._host.data_dir, settings.log_name, self.metrics
+            )
         except BaseException:
+            if self._ledger is not None:
+                self._ledger.close()
             self._mailbox.close()
             raise
         store = DirectoryStore(self._mailbox)
@@ -135,13 +144,16 @@ class Runtime:
             monotonic=time.monotonic,
             check=self._signatures,
         )
+        if not self._ledger.announces:
+            service.observe(Announcer(hook))
         service.start()
+        evidence.start()
         directory = Directory(
             service, store, entries, self.metrics, _limits(settings), time.monotonic
         )
         self.metrics.pool.set_function(lambda: service.waiting)
         self.metrics.head.set_function(lambda: service.ledger.checkpoint.head.position)
-        self.chat = Chat(service, settings, host_verifier(hook, fallback), directory)
+        self.chat = Chat(service, settings, host_verifier(hook, fallback), directory, evidence)
         if settings.retention_days is not None:
             self._retention = asyncio.create_task(self._expire(settings.retention_days))
 
@@ -175,6 +187,8 @@ class Runtime:
             self.chat = None
         if self._signatures is not None:
             self._signatures.close()
+        if self._evidence is not None:
+            await asyncio.to_thread(self._evidence.stop)
         if self._ledger is not None:
             await asyncio.to_thread(self._ledger.close)
         if self._mailbox is not None:
@@ -189,7 +203,16 @@ class Runtime:
     def why_not_ready(self) -> list[str]:
         if self.chat is None:
             return ["the chat is starting or stopping"]
-        return self.chat.service.why_not_ready()
+        return self.chat.service.why_not_ready() + self.chat.evidence.why_not_ready()
+
+    def coherence_features(self, epoch: int | None) -> dict[str, Features]:
+        """For the hook of that name: none while the chat is not open, or the epoch has not come."""
+        if self.chat is None:
+            return {}
+        try:
+            return self.chat.evidence.rewards.features(epoch)
+        except NoSuchEpoch:
+            return {}
 
     async def _expire(self, days: float) -> None:
         while True:

@@ -23,6 +23,9 @@ class Settings(BaseSettings):
     rate_per_second: float = Field(default=100.0, gt=0, description="Requests a wallet")
     burst: int = Field(default=500, ge=1, description="Requests a wallet may make at once")
     max_ciphertext: int = Field(default=MAX_CIPHERTEXT, ge=16, le=MAX_CIPHERTEXT)
+    log_name: str | None = Field(
+        default=None, description="Of the transparency log, for ever; made up when there is none"
+    )
     outbox_bytes: int = Field(default=4 << 20, ge=1 << 16, description="Unsent, before 4408")
     database_url: str = Field(
         default="", repr=False, description="postgresql://…; empty: DATA_DIR/mailbox.sqlite"

@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from pydantic import BaseModel
 
 from plugins.secure_chat import plugin as secure_chat
 from plugins.secure_chat.audit import audit_ledger
+from plugins.secure_chat.core.note import parse_proof
 from plugins.secure_chat.errors import LedgerBroken
 from plugins.secure_chat.ledger.journal import Journal
 from plugins.secure_chat.settings import Settings
@@ -266,6 +267,37 @@ def test_a_second_host_with_an_object_of_its_own_for_the_same_file_does_not_star
         assert "another process writes this ledger" in caplog.text
     with serving(second.app(), tmp_path):  # it was let go
         pass
+
+
+@pytest.mark.parametrize("make", LEDGERS.values(), ids=LEDGERS.keys())
+@pytest.mark.parametrize("announces", [False, True])
+def test_a_foreign_host_hears_of_messages_and_gets_rewards_and_proofs(
+    tmp_path: Path, make: Callable[[str], Any], announces: bool
+) -> None:
+    """A ledger object that announces by itself says so, or each event would be heard of twice."""
+    path = tmp_path / "genesis_ledger.jsonl"
+    ledger = make(str(path))
+    ledger.announces_events = announces
+    host = ForeignHost(tmp_path, ledger)
+    heard: list[tuple[int, str, str]] = []
+
+    def note(*, position: int, event_type: str, wallet: str, metadata: Mapping[str, Any]) -> None:
+        heard.append((position, event_type, metadata["hash"]))
+
+    host.hook.atlas_event_committed = note
+    bearer = host.log_in(ALICE)
+    headers = {"Authorization": f"Bearer {bearer}"}
+    with serving(host.app(), tmp_path) as server:
+        sent = message("peer", 1)
+        with server.peer(ALICE, bearer=bearer) as alice:
+            assert alice.ask(sent)["position"] == 1
+        assert heard == ([] if announces else [(1, "MESSAGE", sent["hash"])])
+        mine = server.http.get("/v1/chat/rewards/current", headers=headers).json()
+        assert (mine["ledger"]["position"], mine["line"]) == (1, None)
+        proof = parse_proof(server.http.get("/v1/chat/ledger/inclusion/1", headers=headers).content)
+        assert proof.extra == path.read_bytes().splitlines()[0]
+        features = secure_chat.atlas_coherence_features(host, None)
+        assert features == {}
 
 
 # -- the host's own files, served and continued ----------------------------------------------------

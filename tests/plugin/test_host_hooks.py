@@ -258,7 +258,7 @@ def test_atlas_coherence_features_of_all_plugins_give_omega(tmp_path: Path) -> N
         Features({"bob": [3 * one], "carol": [0]}),
     )
     engine = app.state.host.hook.atlas_coherence_engine()
-    omega = omega_by_wallet(app.state.plugins, engine, 7)
+    omega = omega_by_wallet(app.state.plugins, engine, app.state.host, 7)
     assert omega == {
         "alice": [600000000000000000, 800000000000000000, 0],
         "bob": [267261241912424384, 534522483824848769, 801783725737273154],

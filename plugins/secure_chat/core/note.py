@@ -13,7 +13,7 @@ import binascii
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, Protocol
 
 from plugins.secure_chat.core.merkle import HASH_SIZE
@@ -219,20 +219,27 @@ def cosigned_message(cosigner: str, timestamp: int, checkpoint: Checkpoint) -> b
 class InclusionProof:
     """A leaf's place in a checkpointed tree, checkable offline (C2SP tlog-proof).
 
-    ``index`` counts from 0; ``checkpoint`` is the signed note as the log gave it out.
+    ``index`` counts from 0; ``checkpoint`` is the signed note as the log gave it out. ``extra`` is
+    whatever goes with it, in our files the leaf's entry: the ledger line that is proven.
     """
 
     index: int
     hashes: tuple[bytes, ...]
     checkpoint: bytes
+    extra: bytes = b""
+
+    def with_extra(self, extra: bytes) -> InclusionProof:
+        return replace(self, extra=extra)
 
     def encode(self) -> bytes:
-        lines = (_PROOF_HEADER, f"index {self.index}", *(_encode(h) for h in self.hashes), "", "")
+        extra = (f"extra {_encode(self.extra)}",) if self.extra else ()
+        hashes = (_encode(value) for value in self.hashes)
+        lines = (_PROOF_HEADER, *extra, f"index {self.index}", *hashes, "", "")
         return "\n".join(lines).encode("ascii") + self.checkpoint
 
 
 def parse_proof(data: bytes) -> InclusionProof:
-    """Parse a proof file; extra data is passed over. Raises NoteMalformed. Nothing is verified."""
+    """Parse a proof file. Raises NoteMalformed. Nothing is verified."""
     head, gap, checkpoint = data.partition(b"\n\n")
     if not gap or len(data) > 2 * MAX_NOTE:
         raise NoteMalformed("the proof has no checkpoint")
@@ -242,8 +249,9 @@ def parse_proof(data: bytes) -> InclusionProof:
         raise NoteMalformed("the proof is not ASCII") from None
     if lines.pop(0) != _PROOF_HEADER:
         raise NoteMalformed("not a tlog-proof of version 1")
+    extra = b""
     if lines and lines[0].startswith("extra "):
-        lines.pop(0)
+        extra = _decode(lines.pop(0).removeprefix("extra "))
     if not lines or not lines[0].startswith("index "):
         raise NoteMalformed("the proof has no index")
     index = lines.pop(0).removeprefix("index ")
@@ -252,7 +260,7 @@ def parse_proof(data: bytes) -> InclusionProof:
     hashes = tuple(_decode(line) for line in lines)
     if any(len(value) != HASH_SIZE for value in hashes) or len(hashes) > 64:
         raise NoteMalformed("the proof's hashes are not at most 64 of 32 bytes")
-    return InclusionProof(int(index), hashes, checkpoint)
+    return InclusionProof(int(index), hashes, checkpoint, extra)
 
 
 def _parse_signature(line: str) -> Signature:

@@ -373,13 +373,29 @@ def statement_line(epoch: Epoch, wallet: str) -> dict[str, object] | None:
     }
 
 
+def heading(epoch: Epoch) -> dict[str, object]:
+    """What a statement says of the epoch and of itself, before any wallet.
+
+    ``complete`` is false while the epoch runs: then it holds for this ledger head, not for ever.
+    """
+    rules = epoch.rules
+    return {
+        "statement": STATEMENT_LABEL,
+        "rules": {"version": rules.version, "hash": rules_hash(rules)},
+        "epoch": epoch.number,
+        "first": epoch.number * rules.epoch_records + 1,
+        "last": (epoch.number + 1) * rules.epoch_records,
+        "complete": epoch.totals.records == rules.epoch_records,
+        "ledger": {"position": epoch.position, "event_hash": epoch.event_hash},
+    }
+
+
 def statement(epoch: Epoch) -> bytes:
     """The epoch's reward statement: canonical JSON in ASCII, sorted, without white space.
 
     The same records give the same bytes on every machine and in any batching, with certificates at
     hand or without. Amounts are decimal strings of 10^-18 CHR, because JSON numbers end at 2^53 in
     many readers. Wallets that had no exchange are counted in the totals alone.
-    ``complete`` is false while the epoch runs: then it holds for this ledger head, not for ever.
     """
     rules = epoch.rules
     wallets: list[dict[str, object]] = []
@@ -392,13 +408,7 @@ def statement(epoch: Epoch) -> bytes:
     totals = epoch.totals
     return _canonical(
         {
-            "statement": STATEMENT_LABEL,
-            "rules": {"version": rules.version, "hash": rules_hash(rules)},
-            "epoch": epoch.number,
-            "first": epoch.number * rules.epoch_records + 1,
-            "last": (epoch.number + 1) * rules.epoch_records,
-            "complete": totals.records == rules.epoch_records,
-            "ledger": {"position": epoch.position, "event_hash": epoch.event_hash},
+            **heading(epoch),
             "totals": {
                 "records": totals.records,
                 "counted": totals.counted,

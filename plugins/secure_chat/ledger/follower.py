@@ -21,6 +21,8 @@ log: Final = logging.getLogger(__name__)
 
 INTERVAL: Final = 1.0
 """Seconds between two rounds at the least, and before what failed is tried again."""
+PATIENCE: Final = 10
+"""Rounds that may fail in a row before it counts as stopped; it is tried again all the same."""
 
 
 class Derived(Protocol):
@@ -62,6 +64,7 @@ class LedgerFollower:
         self._stopping = False
         self._distrusted = False
         self._failure: str | None = None
+        self._failures = 0  # in a row
         self._waiting: list[tuple[int, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._thread = threading.Thread(target=self._follow, name=name, daemon=True)
 
@@ -71,6 +74,12 @@ class LedgerFollower:
         return self._failure
 
     @property
+    def stopped(self) -> str | None:
+        """Why nothing is done for good, or for long; None while it works."""
+        if self._stopping or (self._thread.is_alive() and self._failures < PATIENCE):
+            return None
+        return self._failure
+
     def lag(self) -> int:
         """Records that are durable and not taken yet."""
         return self._position - max(0, self._done)
@@ -111,12 +120,16 @@ class LedgerFollower:
             self._distrusted = True
             self._wake.notify()
 
-    def stop(self) -> None:
-        """Publish what was notified, and end. Idempotent."""
+    def stop(self, within: float | None = None) -> None:
+        """Publish what was notified, and end. Idempotent.
+
+        When that takes longer than ``within`` seconds the rest is left to the next start.
+        """
         with self._wake:
             self._stopping = True
             self._wake.notify()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join(within)
 
     def _follow(self) -> None:
         try:
@@ -141,7 +154,7 @@ class LedgerFollower:
                     opened = True
                 self._derived.advance(position)
                 self._derived.publish()
-                self._failure = None
+                self._failure, self._failures = None, 0
                 self._tell(position)
             except HistoryRewritten as error:
                 self._failure = str(error)
@@ -152,6 +165,7 @@ class LedgerFollower:
                 log.warning(
                     "follower.behind name=%s position=%d error=%r", self.name, position, error
                 )
+                self._failures += 1
                 opened, self._done = False, -1
                 self._distrusted |= distrusted or isinstance(error, Damaged)
             if stopping:

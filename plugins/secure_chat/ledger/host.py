@@ -37,10 +37,18 @@ class HostLedger:
     """A host's ledger object as a Ledger. Made by ``adopt``."""
 
     def __init__(
-        self, path: Path, append: _Append, checkpoint: Checkpoint, lock: WriterLock
+        self,
+        path: Path,
+        append: _Append,
+        checkpoint: Checkpoint,
+        lock: WriterLock,
+        *,
+        announces: bool,
     ) -> None:
         """``lock`` is released by ``close``."""
-        self._path = path
+        self.path = path
+        self.announces = announces
+        self._observers: list[Callable[[], None]] = []
         self._lock = lock
         self._append = append
         self._checkpoint = checkpoint
@@ -68,8 +76,14 @@ class HostLedger:
                 self._stopped = "the host's ledger failed; restart to recover"
                 log.critical("ledger.host_failed error=%s", type(error).__name__)
                 raise OutcomeUnknown(self._stopped) from error
+        for observer in self._observers:
+            observer()
         await alongside(receipts)
         return receipts
+
+    def observe(self, observer: Callable[[], None]) -> None:
+        """Events that the host appends are seen with the next that is committed here."""
+        self._observers.append(observer)
 
     def close(self) -> None:
         """The object is the host's; the lock beside its file is ours."""
@@ -79,7 +93,7 @@ class HostLedger:
         """Sync the file and verify what was appended since the checkpoint, whoever appended it."""
         head, offset = self._checkpoint.head, self._checkpoint.offset
         found: dict[str, Receipt] = {}
-        with self._path.open("rb") as file:
+        with self.path.open("rb") as file:
             os.fdatasync(file.fileno())
             file.seek(offset)
             for text in file:
@@ -114,7 +128,8 @@ def adopt(ledger: Any, verified: Checkpoint, replay: Callable[[Record, int], Non
     except BaseException:
         lock.release()
         raise
-    return HostLedger(Path(path), append, journal.checkpoint, lock)
+    announces = bool(getattr(ledger, "announces_events", False))
+    return HostLedger(Path(path), append, journal.checkpoint, lock, announces=announces)
 
 
 def _appender(ledger: Any) -> _Append:

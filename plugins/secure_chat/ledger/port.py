@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import Final, Protocol
 
 from plugins.secure_chat.core.records import EventDraft, Head, Receipt
 from plugins.secure_chat.ledger.journal import Checkpoint, Journal
@@ -14,6 +15,14 @@ Alongside = Callable[[list[Receipt]], Awaitable[None]]
 
 class Ledger(Protocol):
     """The one order of messages."""
+
+    @property
+    def path(self) -> Path:
+        """The file, for whoever follows it. It is durable up to ``checkpoint``."""
+
+    @property
+    def announces(self) -> bool:
+        """Whether whoever keeps it announces what is committed here (atlas_event_committed)."""
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -31,6 +40,9 @@ class Ledger(Protocol):
         OutcomeUnknown, after which ``stopped`` says why.
         """
 
+    def observe(self, observer: Callable[[], None]) -> None:
+        """Have ``observer`` called, from any thread, whenever ``checkpoint`` has moved."""
+
     def close(self) -> None:
         """Release what this object opened."""
 
@@ -38,10 +50,16 @@ class Ledger(Protocol):
 class JournalLedger:
     """Our own journal: the mailbox is written while the disk syncs."""
 
+    announces: Final = False
+
     def __init__(self, journal: Journal, *, owned: bool) -> None:
         """``owned``: closing the chat closes the journal too."""
         self.journal = journal
         self._owned = owned
+
+    @property
+    def path(self) -> Path:
+        return self.journal.path
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -63,6 +81,9 @@ class JournalLedger:
         finally:
             await beside
         return staged.receipts
+
+    def observe(self, observer: Callable[[], None]) -> None:
+        self.journal.observe(lambda _groups, _bytes: observer())
 
     def close(self) -> None:
         if self._owned:

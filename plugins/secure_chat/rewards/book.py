@@ -30,6 +30,7 @@ from plugins.secure_chat.core.rewards import (
     begin,
     features,
     fold,
+    heading,
     message_of,
     restore,
     snapshot,
@@ -160,16 +161,19 @@ class RewardBook:
         except FileNotFoundError:
             raise NoSuchEpoch("its statement is gone; it is computed at the next start") from None
 
-    def line(self, wallet: str, epoch: int | None = None) -> dict[str, object] | None:
-        """What an epoch's statement says of one wallet, or None. Raises NoSuchEpoch.
+    def extract(self, wallet: str, epoch: int | None = None) -> dict[str, Any]:
+        """The heading of an epoch's statement, and as ``line`` what it says of one wallet, or None.
 
-        In constant time for the running epoch, which is the default.
+        In constant time for the running epoch, which is the default. Raises NoSuchEpoch.
         """
         with self._lock:
-            if epoch is None or epoch == self._state.epoch.number:
-                return statement_line(self._state.epoch, wallet)
-        lines: list[dict[str, Any]] = json.loads(self.statement(epoch))["wallets"]
-        return next((line for line in lines if line["wallet"] == wallet), None)
+            running = self._state.epoch
+            if epoch is None or epoch == running.number:
+                return {**heading(running), "line": statement_line(running, wallet)}
+        said: dict[str, Any] = json.loads(self.statement(epoch))
+        del said["totals"]
+        lines = said.pop("wallets")
+        return {**said, "line": next((one for one in lines if one["wallet"] == wallet), None)}
 
     def features(self, epoch: int | None = None) -> dict[str, Features]:
         """Each wallet's features (``core.rewards.features``), wallets sorted: of one epoch, or,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -20,17 +21,18 @@ _KEYS: Final = frozenset(("name", "ed25519", "ml_dsa_44"))
 
 
 def open_signer(
-    path: Path, name: str, *, new_seed: Callable[[int], bytes] = os.urandom
+    path: Path, name: str | None, *, new_seed: Callable[[int], bytes] = os.urandom
 ) -> CheckpointSigner:
     """The signer of the log ``name``, its seeds read from ``path`` or, when it is missing, made.
 
+    Without a name it is the log that the file is for, or a new one under a name that no other has.
     Raises ConfigurationError when others can read the file, when it is no such file, or when it is
     another log's; OSError when it cannot be read or made.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return _create(path, name, new_seed)
+        return _create(path, name or f"secure-chat-ledger/{secrets.token_hex(8)}", new_seed)
     with open(fd, "rb") as file:
         if stat.S_IMODE(os.fstat(fd).st_mode) & 0o077:
             raise ConfigurationError("the log's key file is readable by others: chmod 600 it")
@@ -39,11 +41,10 @@ def open_signer(
         stored = json.loads(data)
         if set(stored) != _KEYS:
             raise ValueError("it has other fields")
-        if stored["name"] != name:
+        if name is not None and stored["name"] != name:
             raise ConfigurationError("the log's key file is for a log of another name")
-        return CheckpointSigner(
-            name, bytes.fromhex(stored["ed25519"]), bytes.fromhex(stored["ml_dsa_44"])
-        )
+        seeds = bytes.fromhex(stored["ed25519"]), bytes.fromhex(stored["ml_dsa_44"])
+        return CheckpointSigner(str(stored["name"]), *seeds)
     except (ValueError, TypeError):
         # Without the cause: it would show the seeds.
         raise ConfigurationError("the log's key file does not hold a log's keys") from None

@@ -37,6 +37,7 @@ from plugins.secure_chat.core.frames import (
 from plugins.secure_chat.core.identifiers import IDENTIFIER
 from plugins.secure_chat.errors import CODES, Close
 from plugins.secure_chat.transport.directory import directory_router
+from plugins.secure_chat.transport.evidence import evidence_router
 from plugins.secure_chat.transport.rest import rest_router
 from plugins.secure_chat.transport.socket import AUTH_SECONDS, SUBPROTOCOL, Chat
 
@@ -189,6 +190,7 @@ def openapi() -> dict[str, Any]:
     app = FastAPI(title="ATLAS secure chat", version=VERSION)
     app.include_router(rest_router(describe))
     app.include_router(directory_router(describe))
+    app.include_router(evidence_router(describe))
     return app.openapi()
 
 

@@ -41,6 +41,7 @@ from plugins.secure_chat.errors import (
     Unauthorized,
     UnknownDevice,
 )
+from plugins.secure_chat.evidence import Evidence
 from plugins.secure_chat.hub import Outbox
 from plugins.secure_chat.service import ChatService, Outcome
 from plugins.secure_chat.settings import Settings
@@ -69,6 +70,7 @@ class Chat:
     settings: Settings
     authenticate: Authenticate
     directory: Directory
+    evidence: Evidence
 
     @property
     def limits(self) -> Limits:

@@ -329,7 +329,8 @@ def test_a_proof_file_has_the_lines_of_the_specification() -> None:
         f"c2sp.org/tlog-proof@v1\nindex 73894\n{zero}\n\n".encode() + COSIGNED
     )
     with_extra = proof.encode().replace(b"index", b"extra YWJj\nindex")
-    assert parse_proof(with_extra) == proof
+    assert parse_proof(with_extra) == proof.with_extra(b"abc")
+    assert proof.with_extra(b"abc").encode() == with_extra
 
 
 @pytest.mark.parametrize(

@@ -208,10 +208,10 @@ async def test_who_waits_for_a_position_is_told_when_it_is_published(case: Case)
     case.follower.notify(case.append(4))
     await asyncio.to_thread(case.log.at_the_gate.wait, PATIENCE)
     assert not waiting.done()
-    assert case.follower.lag == 4
+    assert case.follower.lag() == 4
     case.log.go.set()
     assert await waiting
-    assert case.follower.lag == 0
+    assert case.follower.lag() == 0
     assert case.log.sizes[-1] == 7
 
 

@@ -215,9 +215,11 @@ def test_a_wallets_own_line_is_the_one_in_the_statement(case: Case) -> None:
     live = case.opened()
     live.publish()
     for epoch in (0, 1, 3, None):
-        lines = json.loads(live.statement(epoch))["wallets"]
-        assert [live.line(line["wallet"], epoch) for line in lines] == lines
-        assert live.line("nobody", epoch) is None
+        said = json.loads(live.statement(epoch))
+        lines, _ = said.pop("wallets"), said.pop("totals")
+        for line in lines:
+            assert live.extract(line["wallet"], epoch) == {**said, "line": line}
+        assert live.extract("nobody", epoch) == {**said, "line": None}
     assert lines
 
 
@@ -228,7 +230,7 @@ def test_an_epoch_that_has_not_come_has_no_statement(case: Case, epoch: int) -> 
     with pytest.raises(NoSuchEpoch):
         live.statement(epoch)
     with pytest.raises(NoSuchEpoch):
-        live.line(writers.wallet(1), epoch)
+        live.extract(writers.wallet(1), epoch)
     with pytest.raises(NoSuchEpoch):
         live.features(epoch)
 

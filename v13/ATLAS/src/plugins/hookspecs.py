@@ -101,7 +101,7 @@ def atlas_ready(host: Host) -> list[str]:  # type: ignore[empty-body]  # a contr
 
 @hookspec
 def atlas_coherence_features(  # type: ignore[empty-body]  # a contract
-    epoch: int | None,
+    host: Host, epoch: int | None
 ) -> Mapping[str, Sequence[int]]:
     """Return each wallet's features for ``CoherenceEngine.update_omega``, as raw 1e18 integers.
 
@@ -118,10 +118,11 @@ def atlas_event_committed(
     """Take note of a ledger event that is durable: ``position`` counts lines from 1.
 
     Called by whoever appended the event, once for each, after it is committed: by the host's ledger
-    for ``append_event`` and ``append``, by a plugin for what it put into the journal itself. It may
-    be called from any thread, and not in the order of positions. It is not called again for events
-    of an earlier run. It must be quick and cannot veto: the caller logs an exception and goes on.
-    ``metadata`` must not be changed.
+    for what others append through it, by a plugin for what it put into the journal itself, or
+    through a host's ledger object, unless that has an attribute ``announces_events`` which is true.
+    It may be called from any thread, and not in the order of positions. It is not called again for
+    events of an earlier run. It must be quick and cannot veto: the caller logs an exception and
+    goes on. ``metadata`` must not be changed.
     """
 
 

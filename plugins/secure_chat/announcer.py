@@ -1,0 +1,48 @@
+"""Telling the host's plugins of what this one has committed: the hook ``atlas_event_committed``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+from plugins.secure_chat.service import Committed
+
+log: Final = logging.getLogger(__name__)
+
+
+class Announcer:
+    """An observer of the service. No observer of the hook can stop the next one, or a message."""
+
+    def __init__(self, hook: Any) -> None:
+        """``hook``: the host's hooks. A host without this one is told nothing."""
+        self._hook = hook
+
+    def __call__(self, events: Sequence[Committed]) -> None:
+        for observer in self._observers():
+            for event in events:
+                try:
+                    observer(
+                        position=event.receipt.position,
+                        event_type=event.draft.event_type,
+                        wallet=event.draft.wallet,
+                        metadata=event.draft.metadata,
+                    )
+                except Exception:
+                    log.exception("hook.observer_failed position=%d", event.receipt.position)
+
+    def _observers(self) -> Iterator[Callable[..., object]]:
+        caller = getattr(self._hook, "atlas_event_committed", None)
+        if caller is None:
+            return
+        if not hasattr(caller, "get_hookimpls"):  # a host's own hooks, without pluggy
+            yield caller
+            return
+        for found in caller.get_hookimpls():
+            if not (found.wrapper or found.hookwrapper):  # they would wrap a call of all
+                yield _naming(found.function, found.argnames)
+
+
+def _naming(function: Callable[..., object], names: Sequence[str]) -> Callable[..., object]:
+    """``function``, given those arguments that it names, as pluggy gives them."""
+    return lambda **given: function(**{name: given[name] for name in names})

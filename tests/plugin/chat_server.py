@@ -168,12 +168,15 @@ class ChatServer:
                 assert peer.receive()["type"] == "READY"
             yield peer
 
+    def authorization(self, wallet: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {token(wallet)}"}
+
     def get(self, path: str, wallet: str, **parameters: Any) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {token(wallet)}"}
+        headers = self.authorization(wallet)
         return self.http.get(path, headers=headers, params=parameters or None)
 
     def post(self, wallet: str, body: Mapping[str, object] | bytes) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {token(wallet)}"}
+        headers = self.authorization(wallet)
         content = body if isinstance(body, bytes) else json.dumps(body)
         return self.http.post("/v1/chat/messages", headers=headers, content=content)
 

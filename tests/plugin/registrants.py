@@ -7,20 +7,28 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
 from plugins.secure_chat.crypto.frame import Frame
 from plugins.secure_chat.crypto.prekeys import Publication
-from tests.plugin.chat_server import ChatServer, token
 from tests.unit.crypto.people import Directory, Person
+
+
+class Api(Protocol):
+    """A server as a registrant sees it."""
+
+    @property
+    def http(self) -> httpx.Client: ...
+
+    def authorization(self, wallet: str) -> dict[str, str]: ...
 
 
 class Registrant(Person):
     """A person who publishes to a server. Devices are made by ``add``, and published on request."""
 
-    def __init__(self, server: ChatServer, *names: str, one_time: int = 3) -> None:
+    def __init__(self, server: Api, *names: str, one_time: int = 3) -> None:
         self.server = server
         self.publications: dict[bytes, Publication] = {}
         super().__init__(self._Collected(self.publications), *names, one_time=one_time)
@@ -73,7 +81,7 @@ class Registrant(Person):
             name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
             for name, value in fields.items()
         }
-        headers = {"Authorization": f"Bearer {token(self.id)}"}
+        headers = self.server.authorization(self.id)
         return self.server.http.request(
             method, f"/v1/chat{path}", headers=headers, json=body or None
         )

@@ -1,0 +1,220 @@
+"""The directory after a crash: the ledger says what is in force, and what is lost is said."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+
+from plugins.secure_chat.core.directory_entry import DirectoryEntry
+from plugins.secure_chat.crypto.prekeys import Kind
+from plugins.secure_chat.errors import InvalidMessage, LedgerUnavailable, UnknownDevice
+from plugins.secure_chat.ledger.journal import START
+from plugins.secure_chat.mailbox.store import Mailbox
+from tests.unit.crypto.people import Directory, Person
+from tests.unit.directory.opened import MAILBOX, Opened, opened
+from tests.unit.directory.test_signatures import envelope
+
+
+def person_of(*names: str) -> Person:
+    return Person(Directory(), *names)
+
+
+def lose_mailbox(path: Path) -> None:
+    for file in path.glob(f"{MAILBOX}*"):
+        file.unlink()
+
+
+async def entry(chat: Opened, person: Person) -> DirectoryEntry:
+    return await asyncio.to_thread(chat.store.entry, person.id)
+
+
+async def test_a_statement_kept_and_not_logged_does_not_count(tmp_path: Path) -> None:
+    person = person_of("a")
+    async with opened(tmp_path) as chat:
+        chat.journal.close()  # the next commit is refused
+        with pytest.raises(LedgerUnavailable):
+            await chat.directory.publish_identity(person.id, person.identity.encode())
+        assert chat.store.bodies([person.identity.id.hex()])
+        assert await entry(chat, person) == DirectoryEntry()
+    async with opened(tmp_path) as chat:
+        listed = await chat.directory.listing(person.id)
+        assert (listed.identity, listed.missing, listed.position) == (None, [], 0)
+        await chat.register(person)
+        assert (await chat.directory.listing(person.id)).identity == person.identity.encode()
+
+
+async def test_a_statement_logged_and_not_indexed_is_in_force_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    person = person_of("a", "b")
+    async with opened(tmp_path) as chat:
+        await chat.register(person)
+        before = await entry(chat, person)
+    # crash point: the rows of the index had not reached the disk
+    mailbox = Mailbox.at(tmp_path / MAILBOX)
+    mailbox.drop_after(0)
+    mailbox.set_checkpoint(START)
+    mailbox.close()
+    async with opened(tmp_path) as chat:
+        assert await entry(chat, person) == before
+        assert (await chat.service.send(envelope(person, "b", 1))).seq == 1
+
+
+async def test_statements_lost_with_the_mailbox_are_said_and_come_back_without_a_new_event(
+    tmp_path: Path,
+) -> None:
+    person = person_of("a", "b")
+    async with opened(tmp_path) as chat:
+        await chat.register(person)
+        person.revoke("b")
+        await chat.directory.revoke(person.id, person.revocations[0].encode())
+        before = await entry(chat, person)
+        whole = await chat.directory.listing(person.id)
+    lose_mailbox(tmp_path)
+    async with opened(tmp_path) as chat:
+        head = chat.journal.head
+        assert await entry(chat, person) == before
+        listed = await chat.directory.listing(person.id)
+        assert (listed.identity, listed.certificates, listed.revocations) == (None, [], [])
+        certificates = [one.id for one in person.certificates]
+        ids = [person.identity.id, *certificates, person.revocations[0].id]
+        assert listed.missing == [one.hex() for one in ids]
+        # Nothing is decided on what is not here.
+        with pytest.raises(UnknownDevice, match="lost"):
+            await chat.service.send(envelope(person, "a", 1))
+        with pytest.raises(UnknownDevice, match="revoked"):
+            await chat.service.send(envelope(person, "b", 1))
+        with pytest.raises(InvalidMessage, match="lost"):
+            await chat.directory.publish_device(person.id, person.certificates[0].encode())
+        assert await chat.directory.claim("bob", person.id, ["a"]) == []
+        # Its owner publishes it again: each statement is known, the last one makes it whole.
+        await chat.register(person)
+        assert (await chat.directory.listing(person.id)).identity is None
+        again = await chat.directory.revoke(person.id, person.revocations[0].encode())
+        assert not again.new
+        assert await chat.directory.listing(person.id) == whole
+        assert chat.journal.head == head
+        assert (await chat.service.send(envelope(person, "a", 1))).seq == 1
+
+
+async def test_a_rotation_after_a_loss_needs_the_statement_before_it(tmp_path: Path) -> None:
+    person = person_of("a")
+    async with opened(tmp_path) as chat:
+        await chat.register(person)
+    lose_mailbox(tmp_path)
+    before = person.renew(bless=True)
+    async with opened(tmp_path) as chat:
+        with pytest.raises(InvalidMessage, match="lost"):
+            await chat.directory.publish_identity(person.id, person.identity.encode())
+        await chat.directory.publish_identity(person.id, before.encode())
+        await chat.register(person)
+        listed = await chat.directory.listing(person.id)
+        assert (listed.identity, listed.history) == (person.identity.encode(), [before.encode()])
+
+
+async def test_an_older_mailbox_is_brought_level_and_says_what_it_lacks(tmp_path: Path) -> None:
+    person = person_of("a")
+    async with opened(tmp_path) as chat:
+        await chat.directory.publish_identity(person.id, person.identity.encode())
+    shutil.copy(tmp_path / MAILBOX, tmp_path / "older")
+    async with opened(tmp_path) as chat:
+        await chat.register(person)
+    shutil.move(tmp_path / "older", tmp_path / MAILBOX)
+    async with opened(tmp_path) as chat:
+        listed = await chat.directory.listing(person.id)
+        assert listed.missing == [person.certificates[0].id.hex()]
+        assert listed.identity is None
+        await chat.register(person)
+        listed = await chat.directory.listing(person.id)
+        assert listed.certificates == [person.certificates[0].encode()]
+
+
+async def test_prekeys_handed_out_before_a_crash_are_not_handed_out_after_it(
+    tmp_path: Path,
+) -> None:
+    person = person_of("a")
+    publication = person.devices["a"].messenger.publish_prekeys(5)
+    seen = set()
+    async with opened(tmp_path) as chat:
+        await chat.register(person)
+        await chat.directory.publish_prekeys(person.id, "a", publication.encode())
+        for _ in range(2):
+            ((_, claimed),) = await chat.directory.claim("bob", person.id, ["a"])
+            assert claimed.bundle.one_time is not None
+            seen.add(claimed.bundle.one_time.id)
+        head = chat.journal.head
+        shutil.copytree(tmp_path, tmp_path / "crashed")  # the files as a crash would leave them
+    async with opened(tmp_path / "crashed") as chat:
+        # Publishing again, for want of an answer, is known and logs nothing.
+        stock = await chat.directory.publish_prekeys(person.id, "a", publication.encode())
+        assert (stock.one_time, chat.journal.head) == (3, head)
+        for _ in range(3):
+            ((_, claimed),) = await chat.directory.claim("bob", person.id, ["a"])
+            assert claimed.bundle.one_time is not None
+            seen.add(claimed.bundle.one_time.id)
+    assert len(seen) == 5
+
+
+async def test_a_thousand_claims_at_once_get_no_prekey_twice(tmp_path: Path) -> None:
+    names = [f"device{number}" for number in range(5)]
+    person = person_of(*names)
+    async with opened(tmp_path) as chat:
+        await chat.register(person)
+        for name in names:
+            for _ in range(2):
+                publication = person.devices[name].messenger.publish_prekeys(100)
+                await chat.directory.publish_prekeys(person.id, name, publication.encode())
+        answers = await asyncio.gather(
+            *(
+                chat.directory.claim(f"claimer{number}", person.id, [names[number % 5]])
+                for number in range(1_000)
+            )
+        )
+        bundles = [(device, one.bundle) for ((device, one),) in answers]
+        x25519 = {(device, one.one_time.id) for device, one in bundles if one.one_time}
+        kem = {
+            (device, one.kem.id)
+            for device, one in bundles
+            if one.kem is not None and one.kem.kind is Kind.ONE_TIME_KEM
+        }
+        assert len(x25519) == len(kem) == 1_000
+        ((_, last),) = await chat.directory.claim("late", person.id, [names[0]])
+        assert not last.is_one_time
+        assert last.bundle.one_time is None
+
+
+async def test_who_stops_waiting_leaves_nothing_half_done(tmp_path: Path) -> None:
+    """The next statement of the wallet is decided on the one that nobody waits for any more."""
+    person = person_of("a")
+    async with opened(tmp_path) as chat:
+        impatient = asyncio.create_task(
+            chat.directory.publish_identity(person.id, person.identity.encode())
+        )
+        await asyncio.sleep(0)
+        impatient.cancel()
+        device = await chat.directory.publish_device(person.id, person.certificates[0].encode())
+        assert device.published.position == 2
+
+
+async def test_statements_of_one_wallet_are_decided_one_after_the_other(tmp_path: Path) -> None:
+    """Two first devices at once: only one can be the first."""
+    person = person_of("a")
+    other = person_of("b")
+    other.wallet, other.post_quantum, other.identity = (
+        person.wallet,
+        person.post_quantum,
+        person.identity,
+    )
+    rival = other.certificate("b", other.devices["b"].keys, endorse=False)
+    async with opened(tmp_path) as chat:
+        await chat.directory.publish_identity(person.id, person.identity.encode())
+        outcomes = await asyncio.gather(
+            chat.directory.publish_device(person.id, person.certificates[0].encode()),
+            chat.directory.publish_device(person.id, rival.encode()),
+            return_exceptions=True,
+        )
+        assert sorted(type(one).__name__ for one in outcomes) == ["Accepted", "InvalidMessage"]
+        assert len((await entry(chat, person)).certificates) == 1

@@ -1,0 +1,95 @@
+"""directory/signatures: every message's own verdict, whatever thread gave it."""
+
+from __future__ import annotations
+
+import random
+import threading
+from base64 import b64encode
+from pathlib import Path
+
+import pytest
+
+from plugins.secure_chat.core.envelope import Envelope, message_hash
+from plugins.secure_chat.crypto.frame import Frame
+from plugins.secure_chat.directory import signatures
+from plugins.secure_chat.directory.entries import Entries
+from plugins.secure_chat.directory.signatures import DeviceSignatures
+from plugins.secure_chat.errors import BadSignature, UnknownDevice
+from plugins.secure_chat.metrics import Metrics
+from tests.unit.crypto.people import Directory, Person
+from tests.unit.directory.opened import opened
+
+
+def envelope(person: Person, device: str, seq: int, *, sound: bool = True) -> Envelope:
+    ciphertext, nonce = bytes(16), seq.to_bytes(12, "big")
+    frame = Frame(person.id, device, "bob", ciphertext, nonce, seq, 1.5)
+    signature = frame.signed(person.devices[device].keys.signing).signature
+    if not sound:
+        signature = bytes((signature[0] ^ 1,)) + signature[1:]
+    return Envelope(
+        sender=person.id,
+        device=device,
+        recipient="bob",
+        ciphertext=b64encode(ciphertext).decode(),
+        nonce=b64encode(nonce).decode(),
+        seq=seq,
+        ts=1.5,
+        hash=b64encode(message_hash(ciphertext, nonce, seq)).decode(),
+        signature=b64encode(signature).decode(),
+        cids=(),
+        size=16,
+    )
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 15, 16, 17, 100, 333])
+async def test_each_message_of_a_batch_gets_its_own_verdict(tmp_path: Path, count: int) -> None:
+    person = Person(Directory(), "a", "b")
+    chance = random.Random(count)
+    async with opened(tmp_path) as chat:
+        await chat.register(person)
+        check = DeviceSignatures(Entries(chat.store), Metrics(), required=False)
+        kinds = [chance.choice(("good", "bad", "unsigned", "ghost")) for _ in range(count)]
+        batch = []
+        for seq, kind in enumerate(kinds, start=1):
+            one = envelope(person, "ab"[seq % 2], seq, sound=kind != "bad")
+            changes = {"unsigned": {"signature": ""}, "ghost": {"device": "ghost"}}.get(kind, {})
+            fields = {name: getattr(one, name) for name in one.__struct_fields__}
+            batch.append(Envelope(**{**fields, **changes}))
+        verdicts = await check(batch)
+        check.close()
+    expected = {"good": type(None), "ghost": UnknownDevice}
+    assert [type(one) for one in verdicts] == [expected.get(kind, BadSignature) for kind in kinds]
+
+
+async def test_a_large_batch_is_not_verified_on_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = Person(Directory(), "a")
+    threads: list[str] = []
+    verify = signatures.verify_batch
+
+    def watched(jobs: list[tuple[bytes, Envelope]]) -> list[bool]:
+        threads.append(threading.current_thread().name)
+        return verify(jobs)
+
+    monkeypatch.setattr(signatures, "verify_batch", watched)
+    async with opened(tmp_path) as chat:
+        await chat.register(person)
+        check = DeviceSignatures(Entries(chat.store), Metrics(), required=False)
+        await check([envelope(person, "a", seq) for seq in range(1, 65)])
+        check.close()
+    assert threads
+    assert threading.current_thread().name not in threads
+
+
+async def test_what_is_logged_of_a_wallet_is_seen_by_the_next_message(tmp_path: Path) -> None:
+    person = Person(Directory(), "a", "b")
+    async with opened(tmp_path) as chat:
+        await chat.register(person)
+        assert (await chat.service.send(envelope(person, "b", 1))).seq == 1
+        person.certificates.reverse()
+        person.revoke("b")
+        await chat.directory.revoke(person.id, person.revocations[0].encode())
+        with pytest.raises(UnknownDevice):
+            await chat.service.send(envelope(person, "b", 2))
+        assert (await chat.service.send(envelope(person, "a", 1))).seq == 1

@@ -203,19 +203,13 @@ def _row(certificate: str, prekey: Prekey) -> dict[str, object]:
 
 
 def _take(connection: Connection, certificate: str, kind: Kind) -> Prekey | None:
-    """Take the prekey with the lowest number out of the stock."""
+    """Take the prekey with the lowest number out of the stock, in one statement."""
     mine = (prekeys.c.certificate == certificate) & (prekeys.c.kind == int(kind))
-    row = connection.execute(
-        select(prekeys.c.number, prekeys.c.prekey)
-        .where(mine)
-        .order_by(prekeys.c.number)
-        .limit(1)
-        .with_for_update(skip_locked=True)  # where several processes claim, each gets another one
-    ).first()
-    if row is None:
-        return None
-    connection.execute(delete(prekeys).where(mine, prekeys.c.number == row.number))
-    return _read(row.prekey, kind)
+    lowest = select(func.min(prekeys.c.number)).where(mine).scalar_subquery()
+    taken = connection.scalar(
+        delete(prekeys).where(mine, prekeys.c.number == lowest).returning(prekeys.c.prekey)
+    )
+    return None if taken is None else _read(taken, kind)
 
 
 def _trim(connection: Connection, certificate: str) -> None:

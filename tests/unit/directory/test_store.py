@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from plugins.secure_chat.core.identity_event import IdentityEvent, StatementKind
 from plugins.secure_chat.crypto.prekeys import Kind, Prekey, Publication
 from plugins.secure_chat.directory.store import MAX_STOCK, DirectoryStore, Stock
+from plugins.secure_chat.errors import LedgerUnavailable
+from plugins.secure_chat.mailbox.engine import engine_for
 from plugins.secure_chat.mailbox.store import Mailbox, StoredIdentityEvent
 
 CERTIFICATE = bytes(range(32))
@@ -19,8 +21,8 @@ PHONE = CERTIFICATE.hex()
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[DirectoryStore]:
-    mailbox = Mailbox.at(tmp_path / "mailbox.sqlite")
+def store(database_url: str) -> Iterator[DirectoryStore]:
+    mailbox = Mailbox(engine_for(database_url))
     yield DirectoryStore(mailbox)
     mailbox.close()
 
@@ -101,6 +103,34 @@ def test_devices_do_not_share_prekeys_and_dropped_ones_are_gone(store: Directory
     assert store.publication(PHONE) is None
     assert [one.certificate for one in store.claim([PHONE, laptop])] == [laptop]
     assert store.stock(laptop) == Stock(1, 1)
+
+
+def test_claims_through_two_connections_get_no_prekey_twice(
+    store: DirectoryStore, database_url: str
+) -> None:
+    """There is one writer; even with two, a claim that meets another fails, and takes nothing."""
+    store.publish(PHONE, "p1", publication(*range(1, 101)))
+    found: list[int] = []
+
+    def claim_all() -> None:
+        mailbox = Mailbox(engine_for(database_url))
+        other = DirectoryStore(mailbox)
+        while True:
+            try:
+                (claimed,) = other.claim([PHONE])
+            except LedgerUnavailable:
+                continue
+            if claimed.bundle.one_time is None:
+                break
+            found.append(claimed.bundle.one_time.id)
+        mailbox.close()
+
+    threads = [threading.Thread(target=claim_all) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == list(range(1, 101))
 
 
 def test_statements_are_listed_once_the_ledger_has_them_and_in_its_order(

@@ -6,7 +6,7 @@ is put in by ``runtime.py``. Nothing here orders or stores anything.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from plugins.secure_chat.core.envelope import Envelope
@@ -27,6 +27,9 @@ class SignatureCheck(Protocol):
 class Audience(Protocol):
     """Who may write to a recipient, and who gets what is written to it. On the event loop."""
 
+    async def load(self, recipients: Collection[str]) -> None:
+        """Have what is asked below about ``recipients`` in memory, as of the ledger's end."""
+
     def admit(self, envelope: Envelope) -> None:
         """Raise Refusal unless the sender may write to the recipient now, in the ledger's order.
 
@@ -39,6 +42,9 @@ class Audience(Protocol):
 
 class Wallets:
     """An audience of wallets alone: everybody may write to everybody."""
+
+    async def load(self, recipients: Collection[str]) -> None:
+        """There is nothing to know of wallets."""
 
     def admit(self, envelope: Envelope) -> None:
         """Anybody may."""

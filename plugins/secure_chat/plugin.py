@@ -14,6 +14,7 @@ from plugins.secure_chat.transport.directory import directory_router
 from plugins.secure_chat.transport.evidence import evidence_router
 from plugins.secure_chat.transport.rest import rest_router
 from plugins.secure_chat.transport.socket import serve_socket
+from plugins.secure_chat.transport.threads import thread_router
 
 hookimpl = pluggy.HookimplMarker("atlas")
 # One module may serve several hosts in a process (tests do), told apart by their hook relay. An
@@ -46,6 +47,7 @@ def atlas_routes(host: Any) -> list[APIRouter]:
 
     return [
         rest_router(runtime.opened),
+        thread_router(runtime.opened),
         directory_router(runtime.opened),
         evidence_router(runtime.opened),
         router,

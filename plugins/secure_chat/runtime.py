@@ -24,11 +24,18 @@ from plugins.secure_chat.ledger.journal import START, Checkpoint, Journal
 from plugins.secure_chat.ledger.port import JournalLedger, Ledger
 from plugins.secure_chat.logs import scrub_server_logs
 from plugins.secure_chat.mailbox.engine import database
-from plugins.secure_chat.mailbox.store import Mailbox, Stored, StoredIdentityEvent
+from plugins.secure_chat.mailbox.store import (
+    INDEXED_EVENTS,
+    Mailbox,
+    Stored,
+    StoredIdentityEvent,
+)
 from plugins.secure_chat.metrics import Metrics
 from plugins.secure_chat.rewards.book import Features, NoSuchEpoch
 from plugins.secure_chat.service import ChatService
 from plugins.secure_chat.settings import Settings
+from plugins.secure_chat.threads.book import ThreadBook
+from plugins.secure_chat.threads.requests import Threads
 from plugins.secure_chat.transport.socket import Chat
 from plugins.secure_chat.transport.tokens import check_secret, host_verifier, jwt_verifier
 
@@ -47,6 +54,7 @@ class Index:
         self._end = START
         self._batch: list[Stored] = []
         self._identities: list[StoredIdentityEvent] = []
+        self._events: list[Record] = []
         self._pending = 0
         self._first = True
 
@@ -62,9 +70,13 @@ class Index:
         if record.event_type == "MESSAGE" and claims_to_be_secure(record.metadata):
             event = from_record(record)
             receipt = Receipt(record.position, record.event_id, record.event_hash, record.timestamp)
-            self._batch.append(Stored(event.stream, event.seq, event.hash, receipt, None))
+            self._batch.append(
+                Stored(event.stream, event.seq, event.hash, receipt, None, event.size)
+            )
         elif record.event_type == IDENTITY:
             self._take_identity(record)
+        elif record.event_type in INDEXED_EVENTS:
+            self._events.append(record)
         if self._pending >= INDEX_BATCH:
             self._flush()
 
@@ -90,10 +102,12 @@ class Index:
             self._batch,
             self._end,
             identities=self._identities,
+            events=self._events,
             from_start=from_start,
             first=self._first,
         )
-        self._first, self._pending, self._batch, self._identities = False, 0, [], []
+        self._first, self._pending = False, 0
+        self._batch, self._identities, self._events = [], [], []
 
 
 class Runtime:
@@ -135,6 +149,7 @@ class Runtime:
         self._signatures = DeviceSignatures(
             entries, self.metrics, required=settings.require_signatures
         )
+        book = ThreadBook(self._mailbox)
         service = ChatService(
             self._ledger,
             self._mailbox,
@@ -143,6 +158,7 @@ class Runtime:
             burst=settings.burst,
             monotonic=time.monotonic,
             check=self._signatures,
+            audience=book,
         )
         if not self._ledger.announces:
             service.observe(Announcer(hook))
@@ -153,7 +169,10 @@ class Runtime:
         )
         self.metrics.pool.set_function(lambda: service.waiting)
         self.metrics.head.set_function(lambda: service.ledger.checkpoint.head.position)
-        self.chat = Chat(service, settings, host_verifier(hook, fallback), directory, evidence)
+        threads = Threads(service, book)
+        self.chat = Chat(
+            service, threads, settings, host_verifier(hook, fallback), directory, evidence
+        )
         if settings.retention_days is not None:
             self._retention = asyncio.create_task(self._expire(settings.retention_days))
 

@@ -232,7 +232,9 @@ class ChatService:
     async def receipt(self, wallet: str, kind: str, position: int) -> None:
         """Keep a receipt and tell the sender. Raises NotAMember unless wallet is the recipient."""
         parties = await self.read(lambda: self.mailbox.parties(position))
-        if parties is None or parties[1] != wallet:
+        if parties is None or not await self.read(
+            lambda: self.mailbox.is_for(position, parties[1], wallet)
+        ):
             raise NotAMember("receipts are the recipient's to give")
         new = await self.write(lambda: self.mailbox.add_receipt(position, wallet, kind))
         if new:
@@ -367,6 +369,7 @@ class ChatService:
     async def _sequence(self, items: list[_Item]) -> _Group:
         """Decide on every item. The pending numbers of this group count as committed."""
         await self._load({item.stream for item in items})
+        await self._audience.load({item.stream.recipient for item in items})
         group = _Group()
         pending: dict[Stream, int] = {}
         at: dict[tuple[Stream, int], tuple[str, int]] = {}
@@ -422,7 +425,7 @@ class ChatService:
             for (item, _), receipt in zip(group.fresh, receipts, strict=True):
                 envelope = item.envelope
                 frames.append(delivered(envelope, receipt))
-                batch.append(Stored(item.stream, envelope.seq, envelope.hash, receipt, frames[-1]))
+                batch.append(_stored(envelope, item.stream, receipt, frames[-1]))
             try:
                 await self.write(lambda: self.mailbox.store(batch))
             except LedgerUnavailable as error:
@@ -473,7 +476,7 @@ class ChatService:
             envelope = item.envelope
             if not has_frame:
                 frame = delivered(envelope, receipt)
-                lost = Stored(item.stream, envelope.seq, envelope.hash, receipt, frame)
+                lost = _stored(envelope, item.stream, receipt, frame)
                 try:
                     await self.write(partial(self.mailbox.store, [lost]))
                 except LedgerUnavailable as error:
@@ -538,3 +541,7 @@ def _leading_messages(pool: list[_Item | _Event]) -> list[_Item]:
             break
         items.append(waiting)
     return items
+
+
+def _stored(envelope: Envelope, stream: Stream, receipt: Receipt, frame: bytes) -> Stored:
+    return Stored(stream, envelope.seq, envelope.hash, receipt, frame, envelope.size)

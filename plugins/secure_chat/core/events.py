@@ -11,12 +11,15 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from plugins.secure_chat.core import identity_event
+from plugins.secure_chat.core import identity_event, legacy_message, stage, thread
 from plugins.secure_chat.core.records import Record
 
 SHAPES: Final[Mapping[str, Callable[[Record], object]]] = MappingProxyType(
     {
         identity_event.IDENTITY: identity_event.from_record,
+        legacy_message.LEGACY_MESSAGE: legacy_message.from_record,
+        stage.STAGE: stage.from_record,
+        thread.THREAD: thread.from_record,
     }
 )
 """Each raises MalformedEvent, whose text names the rule and holds no user data."""

@@ -170,6 +170,27 @@ class ReceiptNotice(
     wallet: str
 
 
+class ThreadNotice(
+    msgspec.Struct,
+    tag_field="type",
+    tag="THREAD",
+    forbid_unknown_fields=True,
+    frozen=True,
+    gc=False,
+):
+    """To a thread's members, and to whom has just been taken out: it changed at ``position``.
+
+    ``kind``: created, member_added, member_removed, left or status. ``members``: who is in it now.
+    """
+
+    thread: str
+    kind: str
+    position: int
+    wallet: str
+    members: tuple[str, ...]
+    status: str
+
+
 class Pong(
     msgspec.Struct, tag_field="type", tag="PONG", forbid_unknown_fields=True, frozen=True, gc=False
 ):
@@ -194,15 +215,25 @@ class PrekeysLow(
 S = TypeVar("S", bound=msgspec.Struct)
 
 CLIENT_FRAMES: Final = (ChatMessage, Auth, Resume, ReceiptFrame, Ping)
-SERVER_FRAMES: Final = (Ready, Delivered, Ack, Error, Resumed, ReceiptNotice, PrekeysLow, Pong)
+SERVER_FRAMES: Final = (
+    Ready,
+    Delivered,
+    Ack,
+    Error,
+    Resumed,
+    ReceiptNotice,
+    PrekeysLow,
+    ThreadNotice,
+    Pong,
+)
 
 _CHAT: Final = msgspec.json.Decoder(ChatMessage)
 _CONTROL: Final[msgspec.json.Decoder[Auth | Resume | ReceiptFrame | Ping]] = msgspec.json.Decoder(
     Auth | Resume | ReceiptFrame | Ping
 )
 _ENCODER: Final = msgspec.json.Encoder()
-_PATH: Final = re.compile(r"- at `\$\.([a-z]+)")
-_MISSING: Final = re.compile(r"missing required field `([a-z]+)`")
+_PATH: Final = re.compile(r"- at `\$\.([a-z_]+)")
+_MISSING: Final = re.compile(r"missing required field `([a-z_]+)`")
 _CONTROL_TYPES: Final = frozenset(("AUTH", "RESUME", "RECEIPT", "PING"))
 
 

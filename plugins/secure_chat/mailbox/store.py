@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+from binascii import a2b_base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
@@ -26,16 +28,20 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.engine import Row
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from plugins.secure_chat.core.identity_event import IdentityEvent, StatementKind
-from plugins.secure_chat.core.records import EMPTY, Head, Receipt
+from plugins.secure_chat.core.legacy_message import LEGACY_MESSAGE
+from plugins.secure_chat.core.records import EMPTY, Head, Receipt, Record
 from plugins.secure_chat.core.sequence import Logged, Stream
-from plugins.secure_chat.errors import LedgerUnavailable
+from plugins.secure_chat.core.stage import STAGE, Stage
+from plugins.secure_chat.core.thread import THREAD, is_thread
+from plugins.secure_chat.core.thread import Thread as GroupThread
+from plugins.secure_chat.errors import LedgerUnavailable, NotAMember
 from plugins.secure_chat.ledger.journal import START, Checkpoint
+from plugins.secure_chat.legacy import stages
 from plugins.secure_chat.mailbox.engine import engine_at
 from plugins.secure_chat.mailbox.tables import (
     identity_events,
@@ -45,8 +51,11 @@ from plugins.secure_chat.mailbox.tables import (
     streams,
 )
 from plugins.secure_chat.migrations.schema import upgrade
+from plugins.secure_chat.threads import index
+from plugins.secure_chat.threads.tables import thread_members
 
 PAGE: Final = 200
+INDEXED_EVENTS: Final = frozenset((THREAD, LEGACY_MESSAGE, STAGE))
 
 _CLEAR: Final = delete(messages).where(
     messages.c.position.between(bindparam("first"), bindparam("last"))
@@ -67,6 +76,7 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
     hash: str
     receipt: Receipt
     frame: bytes | None
+    size: int = 0  # of the ciphertext, bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,18 +177,30 @@ class Mailbox:
             connection.execute(delete(identity_events).where(at))
             _index_identities(connection, [event])
 
+    def store_event(self, record: Record) -> None:
+        """Index an event of threads or stages durably, beside its commit."""
+        with self.writing() as connection:
+            _index_events(connection, [record])
+
+    def keep_details(self, digest: str, salt: bytes, body: bytes) -> None:
+        """Keep a title and metadata durably, before the event that has their salted hash."""
+        with self.writing() as connection:
+            index.keep_details(connection, digest, salt, body)
+
     def rebuild(
         self,
         batch: Sequence[Stored],
         checkpoint: Checkpoint,
         *,
         identities: Sequence[StoredIdentityEvent] = (),
+        events: Sequence[Record] = (),
         from_start: bool = False,
         first: bool = True,
     ) -> None:
         """Index what was read from the ledger up to ``checkpoint``; frames that match it stay.
 
-        ``first``: of the batches of one reading.
+        ``events``: what else it has of threads and stages. ``first``: of the batches of one
+        reading.
         """
         known = {} if from_start else self._stream_ids
         with self.writing() as connection:
@@ -195,17 +217,19 @@ class Mailbox:
                     .where(messages.c.position > start)
                     .values(stream_id=-messages.c.position)
                 )
+                _drop_events(connection, start)
             kept = _frames_at(connection, batch)
             span = messages.c.position.between(start + 1, checkpoint.head.position)
             connection.execute(delete(messages).where(span))
             found = [
-                Stored(m.stream, m.seq, m.hash, m.receipt, kept.get(m.receipt.event_hash))
-                for m in batch
+                msgspec.structs.replace(message, frame=kept.get(message.receipt.event_hash))
+                for message in batch
             ]
             ids = self._store(connection, found, known)
             span = identity_events.c.position.between(start + 1, checkpoint.head.position)
             connection.execute(delete(identity_events).where(span))
             _index_identities(connection, identities)
+            _index_events(connection, events)
             _set_state(connection, checkpoint)
         self._stream_ids = {**known, **ids}
 
@@ -220,6 +244,7 @@ class Mailbox:
             connection.execute(delete(messages).where(messages.c.position > position))
             connection.execute(delete(receipts).where(receipts.c.position > position))
             connection.execute(delete(identity_events).where(identity_events.c.position > position))
+            _drop_events(connection, position)
             for row in connection.execute(
                 select(streams.c.id).where(streams.c.last_position > position)
             ).all():
@@ -297,7 +322,9 @@ class Mailbox:
                     streams.c.last_position > after,
                 )
             ).all()
-            return _merge(connection, ids, after=after, limit=limit)
+            pages = _pages(connection, ids, after=after, limit=limit)
+            pages += _pages_of_threads(connection, wallet, after=after, limit=limit)
+        return _merged(pages, limit)
 
     def history(
         self,
@@ -308,15 +335,30 @@ class Mailbox:
         before: int | None = None,
         limit: int = PAGE,
     ) -> list[Waiting]:
-        """Messages between two wallets in ledger order: the first after ``after``, or the last
-        before ``before``."""
+        """Messages between two wallets, or of a thread while ``wallet`` was in it, in ledger order:
+        the first after ``after``, or the last before ``before``."""
+        if is_thread(peer):
+            return self._history_of_thread(wallet, peer, after=after, before=before, limit=limit)
         between = or_(
             (streams.c.sender == wallet) & (streams.c.recipient == peer),
             (streams.c.sender == peer) & (streams.c.recipient == wallet),
         )
         with self.reading() as connection:
             ids = connection.scalars(select(streams.c.id).where(between)).all()
-            return _merge(connection, ids, after=after, before=before, limit=limit)
+            pages = _pages(connection, ids, after=after, before=before, limit=limit)
+        return _merged(pages, limit, backwards=before is not None)
+
+    def _history_of_thread(
+        self, wallet: str, thread: str, *, after: int, before: int | None, limit: int
+    ) -> list[Waiting]:
+        with self.reading() as connection:
+            spans = index.memberships(connection, wallet, thread)
+            if not spans:
+                raise NotAMember("you are not a member of such a thread")
+            found = index.frames(
+                connection, thread, spans[thread], after=after, before=before, limit=limit
+            )
+        return [Waiting(position, frame) for position, frame in found]
 
     def threads(self, wallet: str, *, limit: int = 50, offset: int = 0) -> list[Thread]:
         """The conversations of ``wallet``, newest first."""
@@ -329,20 +371,19 @@ class Mailbox:
             newest: dict[str, int] = {}
             for row in rows:
                 peer = row.recipient if row.sender == wallet else row.sender
-                newest[peer] = max(newest.get(peer, 0), row.last_position)
+                if not is_thread(peer):
+                    newest[peer] = max(newest.get(peer, 0), row.last_position)
+            newest |= index.newest(connection, wallet)
             page = sorted(newest.items(), key=lambda item: -item[1])[offset : offset + limit]
-            found = {
-                row.position: row
-                for row in connection.execute(
-                    select(messages.c.position, messages.c.timestamp, messages.c.event_id).where(
-                        messages.c.position.in_([position for _, position in page])
-                    )
+            positions = [position for _, position in page]
+            found = index.places(connection, positions)
+            for row in connection.execute(
+                select(messages.c.position, messages.c.timestamp, messages.c.event_id).where(
+                    messages.c.position.in_(positions)
                 )
-            }
-        return [
-            Thread(peer, found[position].timestamp, found[position].event_id, position)
-            for peer, position in page
-        ]
+            ):
+                found[row.position] = (row.timestamp, row.event_id)
+        return [Thread(peer, *found[position], position) for peer, position in page]
 
     def parties(self, position: int) -> tuple[str, str] | None:
         """(sender, recipient) of the message at ``position``."""
@@ -353,6 +394,37 @@ class Mailbox:
                 .where(messages.c.position == position)
             ).first()
         return None if row is None else (row.sender, row.recipient)
+
+    def is_for(self, position: int, recipient: str, wallet: str) -> bool:
+        """Whether the message at ``position``, to a wallet or a thread, was for ``wallet``."""
+        if not is_thread(recipient):
+            return recipient == wallet
+        with self.reading() as connection:
+            spans = index.memberships(connection, wallet, recipient, after=position)
+        return any(span.covers(position) for span in spans.get(recipient, ()))
+
+    def thread_states(self, ids: Sequence[str], end: int | None) -> dict[str, GroupThread]:
+        """The state of those of ``ids`` that exist, as of a position; of all when it is None."""
+        with self.reading() as connection:
+            return index.load(connection, ids, end)
+
+    def thread_beginnings(self, ids: Sequence[str]) -> dict[str, tuple[str, bytes | None]]:
+        """(when it began, title and metadata if they are here) of each of ``ids``."""
+        with self.reading() as connection:
+            found = index.beginnings(connection, ids)
+            texts = index.bodies(
+                connection,
+                [one.event.details for one in found.values() if one.event.details is not None],
+            )
+        return {
+            thread: (one.timestamp, texts.get(one.event.details or ""))
+            for thread, one in found.items()
+        }
+
+    def stage(self) -> Stage | None:
+        """The stage that the ledger's last move led to; None when it has none."""
+        with self.reading() as connection:
+            return stages.stage(connection)
 
     def receipts_for(self, wallet: str, after: int) -> list[tuple[int, str, str]]:
         """(position, wallet, kind) of receipts for what ``wallet`` sent after a position."""
@@ -440,6 +512,9 @@ class Mailbox:
         if first <= self._highest:
             connection.execute(_CLEAR, {"first": first, "last": last_row})
         self._highest = max(self._highest, last_row)
+        index.add_messages(
+            connection, [_of_thread(m) for m in batch if is_thread(m.stream.recipient)]
+        )
         self._insert.execute(
             connection,
             [
@@ -467,29 +542,85 @@ def _is(stream: Stream) -> Any:
     )
 
 
-def _merge(
+def _of_thread(message: Stored) -> index.ThreadMessage:
+    receipt = message.receipt
+    return index.ThreadMessage(
+        receipt.position,
+        message.stream.recipient,
+        message.stream.sender,
+        receipt.event_id,
+        a2b_base64(message.hash).hex(),
+        message.size,
+        receipt.timestamp,
+    )
+
+
+def _index_events(connection: Connection, events: Sequence[Record]) -> None:
+    index.add_events(connection, events)
+    stages.add_events(connection, events)
+
+
+def _drop_events(connection: Connection, position: int) -> None:
+    index.drop_after(connection, position)
+    stages.drop_after(connection, position)
+
+
+def _pages(
     connection: Connection,
     stream_ids: Iterable[int],
     *,
     after: int,
     limit: int,
     before: int | None = None,
-) -> list[Waiting]:
-    """One page of several streams in ledger order; each stream is read by its own index."""
-    backwards = before is not None
-    order = messages.c.seq.desc() if backwards else messages.c.seq
+) -> list[list[Waiting]]:
+    """A page of each stream, read by its own index; backwards when it is the last before one."""
+    order = messages.c.seq if before is None else messages.c.seq.desc()
 
-    def one(stream_id: int) -> list[Row[Any]]:
+    def one(stream_id: int) -> list[Waiting]:
         query = select(messages.c.position, messages.c.frame).where(
             messages.c.stream_id == stream_id, messages.c.position > after
         )
-        if backwards:
+        if before is not None:
             query = query.where(messages.c.position < before)
-        return list(connection.execute(query.order_by(order).limit(limit)))
+        rows = connection.execute(query.order_by(order).limit(limit))
+        return [Waiting(row.position, row.frame) for row in rows]
 
-    pages = [one(stream_id) for stream_id in stream_ids]
-    merged = heapq.merge(*pages, key=lambda row: row.position, reverse=backwards)
-    page = [Waiting(row.position, row.frame) for row, _ in zip(merged, range(limit), strict=False)]
+    return [one(stream_id) for stream_id in stream_ids]
+
+
+def _pages_of_threads(
+    connection: Connection, wallet: str, *, after: int, limit: int
+) -> list[list[Waiting]]:
+    """A page of what others wrote to each thread while ``wallet`` was in it."""
+    spans = index.memberships(connection, wallet, after=after)
+    if not spans:
+        return []
+    lively = connection.scalars(
+        select(streams.c.recipient)
+        .where(
+            streams.c.recipient.in_(
+                select(thread_members.c.thread).where(thread_members.c.wallet == wallet)
+            ),
+            streams.c.last_position > after,
+        )
+        .distinct()
+    )
+    return [
+        [
+            Waiting(position, frame)
+            for position, frame in index.frames(
+                connection, thread, spans[thread], after=after, limit=limit, not_from=wallet
+            )
+        ]
+        for thread in lively
+        if thread in spans
+    ]
+
+
+def _merged(pages: list[list[Waiting]], limit: int, *, backwards: bool = False) -> list[Waiting]:
+    """One page of several, in ledger order."""
+    merged = heapq.merge(*pages, key=lambda message: message.position, reverse=backwards)
+    page = list(islice(merged, limit))
     return page[::-1] if backwards else page
 
 

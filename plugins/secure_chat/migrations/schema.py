@@ -29,6 +29,8 @@ HERE: Final = Path(__file__).parent
 TABLE_MODULES: Final = (
     "plugins.secure_chat.mailbox.tables",
     "plugins.secure_chat.directory.tables",
+    "plugins.secure_chat.threads.tables",
+    "plugins.secure_chat.legacy.tables",
 )
 _FIRST: Final = {
     "streams": ("id", "sender", "device", "recipient", "last_seq", "last_position"),

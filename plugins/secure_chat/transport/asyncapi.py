@@ -40,6 +40,7 @@ from plugins.secure_chat.transport.directory import directory_router
 from plugins.secure_chat.transport.evidence import evidence_router
 from plugins.secure_chat.transport.rest import rest_router
 from plugins.secure_chat.transport.socket import AUTH_SECONDS, SUBPROTOCOL, Chat
+from plugins.secure_chat.transport.threads import thread_router
 
 VERSION: Final = "2.0.0"  # of the wire, as the subprotocol has it
 
@@ -189,6 +190,7 @@ def openapi() -> dict[str, Any]:
     describe: Callable[[], Chat] = not_open
     app = FastAPI(title="ATLAS secure chat", version=VERSION)
     app.include_router(rest_router(describe))
+    app.include_router(thread_router(describe))
     app.include_router(directory_router(describe))
     app.include_router(evidence_router(describe))
     return app.openapi()

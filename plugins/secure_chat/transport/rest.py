@@ -111,7 +111,7 @@ def rest_router(chat_of: Callable[[], Chat]) -> APIRouter:
                 "description": "Messages in ledger order; `missing` counts those not retained",
                 "content": {"application/json": {"schema": {"type": "object"}}},
             },
-            **problems(*COMMON),
+            **problems(Code.NOT_A_MEMBER, *COMMON),
         },
         response_class=Response,
     )
@@ -122,7 +122,8 @@ def rest_router(chat_of: Callable[[], Chat]) -> APIRouter:
         before: Annotated[int | None, Query(ge=1, le=2**53)] = None,
         limit: Annotated[int, Query(ge=1, le=_MAX_LIMIT)] = 50,
     ) -> Response:
-        """Messages between the caller and ``peer``: the first after, or the last before."""
+        """Messages between the caller and ``peer``, or of a thread: the first after, or the last
+        before."""
         chat = chat_of()
         wallet, service = caller(request, chat).wallet, chat.service
         other = canonical(peer, "peer")

@@ -45,6 +45,7 @@ from plugins.secure_chat.evidence import Evidence
 from plugins.secure_chat.hub import Outbox
 from plugins.secure_chat.service import ChatService, Outcome
 from plugins.secure_chat.settings import Settings
+from plugins.secure_chat.threads.requests import Threads
 from plugins.secure_chat.transport.tokens import (
     BEARER_SUBPROTOCOL,
     Authenticate,
@@ -67,6 +68,7 @@ class Chat:
     """What the transports share: built once by the plugin when the host starts."""
 
     service: ChatService
+    threads: Threads
     settings: Settings
     authenticate: Authenticate
     directory: Directory

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import jwt
 
 from plugins.secure_chat.core.identifiers import canonical
+from plugins.secure_chat.core.thread import is_thread
 from plugins.secure_chat.errors import ConfigurationError, InvalidMessage, Unauthorized
 
 MAX_TOKEN: Final = 4096
@@ -57,7 +58,7 @@ def jwt_verifier(secret: str) -> Authenticate:
             )
             scope = claims.get("scope", "")
             return Principal(
-                canonical(claims["sub"], "sub"),
+                _wallet(claims["sub"]),
                 float(claims["exp"]),
                 tuple(scope.split()) if isinstance(scope, str) else (),
             )
@@ -66,6 +67,14 @@ def jwt_verifier(secret: str) -> Authenticate:
             raise Unauthorized("the token is not valid") from None
 
     return authenticate
+
+
+def _wallet(subject: str) -> str:
+    """The canonical wallet. Raises InvalidMessage, also for a name that is a thread's."""
+    wallet = canonical(subject, "sub")
+    if is_thread(wallet):
+        raise InvalidMessage("sub", "a wallet cannot have a thread's name")
+    return wallet
 
 
 def host_verifier(hook: Any, fallback: Authenticate | None) -> Authenticate:
@@ -81,7 +90,7 @@ def host_verifier(hook: Any, fallback: Authenticate | None) -> Authenticate:
                     raise Unauthorized("the token is not valid")
                 return fallback(token)
             principal = Principal(
-                canonical(str(found.wallet), "sub"), float(found.expires_at), tuple(found.scopes)
+                _wallet(str(found.wallet)), float(found.expires_at), tuple(found.scopes)
             )
         except PermissionError:
             raise Unauthorized("the token is not valid") from None

@@ -145,7 +145,7 @@ class ChatService:
     async def stop(self) -> None:
         """Refuse new messages, commit what is in the pool, and stop."""
         self._draining = True
-        await self._idle.wait()
+        await self.drained()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -158,6 +158,10 @@ class ChatService:
                 log.warning("mailbox.checkpoint_not_saved reason=%s", error.detail)
         self._writer.shutdown()
         self._readers.shutdown()
+
+    async def drained(self) -> None:
+        """Return when everything taken so far is committed, delivered and answered."""
+        await self._idle.wait()
 
     @property
     def waiting(self) -> int:

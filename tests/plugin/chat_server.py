@@ -132,6 +132,13 @@ class ChatServer:
     def url(self) -> str:
         return f"ws://127.0.0.1:{self.port}/v1/chat/ws"
 
+    def refuses_connections(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=WAIT).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
         """Return when ``condition`` holds; it is looked at again and again for WAIT seconds."""
         deadline = time.monotonic() + WAIT

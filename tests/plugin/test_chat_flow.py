@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from plugins.secure_chat import runtime
+from plugins.secure_chat.core.records import Receipt
+from plugins.secure_chat.ledger.port import JournalLedger
 from plugins.secure_chat.transport import corked_protocol
 from plugins.secure_chat.transport.socket import MAX_LIMITED
 from tests.plugin.chat_server import (
     ALICE,
     BOB,
     CAROL,
+    WAIT,
     ChatServer,
     RawSocket,
     chat_server,
@@ -238,6 +244,44 @@ def test_under_uvicorns_own_protocol_a_peer_that_reads_again_sees_the_end(tmp_pa
         assert code in (4408, 1006)
         assert len(frames) < STALLS
         _resume_gives_everything(server)
+
+
+def test_stopping_answers_all_that_was_taken_before_it_closes_1012(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_commit = threading.Event(), threading.Event()
+    commit = JournalLedger.commit
+
+    async def held(ledger: JournalLedger, *what: Any) -> list[Receipt]:
+        begun.set()
+        await asyncio.to_thread(may_commit.wait)
+        return await commit(ledger, *what)
+
+    monkeypatch.setattr(JournalLedger, "commit", held)
+    with chat_server(tmp_path) as server, ThreadPoolExecutor(1) as caller:
+        posted = caller.submit(server.post, CAROL, message(BOB, 1))
+        assert begun.wait(WAIT)
+        with (
+            server.peer(ALICE) as alice,
+            server.peer(BOB) as bob,
+            server.peer(CAROL, anonymous=True, greeted=False) as not_yet_known,
+        ):
+            for seq in range(1, 6):
+                alice.send(message(BOB, seq))
+            assert alice.silent()  # all of it was taken, and none is committed
+            server.stop()
+            server.wait_for(server.refuses_connections, "no new connections")
+            may_commit.set()
+            frames, code = alice.closed()
+            assert [(frame["type"], frame["seq"]) for frame in frames] == [
+                ("ACK", seq) for seq in range(1, 6)
+            ]
+            assert code == 1012
+            frames, code = bob.closed()
+            assert [frame["position"] for frame in frames] == list(range(1, 7))
+            assert code == 1012
+            assert not_yet_known.closed() == ([], 1012)
+        assert posted.result().status_code == 201
 
 
 def test_stopping_commits_what_is_in_flight_and_closes_1012(tmp_path: Path) -> None:

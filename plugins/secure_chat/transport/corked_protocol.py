@@ -2,8 +2,9 @@
 
 Frames that one connection sends within one turn of the event loop travel in one write; a frame
 never waits for another turn's. A close frame is written even while the peer reads nothing. The peer
-has LINGER_SECONDS to answer it, and as long again to take what is left; then it is cut off. Nothing
-of the chat is known here.
+has LINGER_SECONDS to answer it, and as long again to take what is left; then it is cut off. When
+the server stops, the application is told by ``websocket.disconnect`` with code 1012 and may still
+send what it owes, and its close. Nothing of the chat is known here.
 """
 
 from __future__ import annotations
@@ -99,6 +100,17 @@ class CorkedProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.close_timeout = LINGER_SECONDS
+        self._stopping = False
+        application = self.app
+
+        async def closed_at_the_end(scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await application(scope, receive, send)
+            finally:
+                if self._stopping and not self.close_sent:
+                    super(CorkedProtocol, self).shutdown()
+
+        self.app = closed_at_the_end
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(CorkedTransport(cast(asyncio.Transport, transport), self.loop))
@@ -106,6 +118,14 @@ class CorkedProtocol(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         cast(CorkedTransport, self.transport).lost()
+
+    def shutdown(self) -> None:
+        """The server stops. Who is connected is closed by the application, or when it returns."""
+        if self.handshake_complete and not self.close_sent and not self.transport.is_closing():
+            self._stopping = True
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": 1012})
+        else:
+            super().shutdown()
 
     async def send(self, message: ASGISendEvent) -> None:
         if message["type"] == "websocket.close":

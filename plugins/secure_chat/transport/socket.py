@@ -201,7 +201,7 @@ class _Connection:
         closing = asyncio.create_task(self._outbox.closing.wait())
         try:
             await asyncio.wait((reader, writer, closing), return_when=asyncio.FIRST_COMPLETED)
-            if closing.done():
+            if self._outbox.close_with is not None:
                 # What comes now is not read: an expired token sends no more than it receives.
                 reader.cancel()
                 await asyncio.wait((writer,), timeout=CLOSE_SECONDS)
@@ -230,6 +230,8 @@ class _Connection:
             await self._may_read.wait()
             message = await self._websocket.receive()
             if message["type"] == "websocket.disconnect":
+                if message.get("code") == Close.RESTART:
+                    await self._settle()
                 return
             self._service.metrics.received()
             frame = None
@@ -245,6 +247,13 @@ class _Connection:
             except Exception as error:  # noqa: BLE001 (answered and closed; the others go on)
                 self._fail(error)
                 return
+
+    async def _settle(self) -> None:
+        """The server stops: commit and answer what was taken, then close 1012."""
+        await self._service.drained()
+        if self._receipts:
+            await asyncio.wait(self._receipts)
+        self._outbox.close(Close.RESTART)
 
     def _fail(self, error: Exception) -> None:
         """A defect of ours, or storage that fails: say so, and close 1011."""

@@ -5,6 +5,9 @@ import { defineConfig } from "vitest/config";
 
 // Tests named *.browser.test.ts need what only a browser has; those in tests/node need Node; all
 // others run in both.
+// Milliseconds; nothing is measured by it: only a test that hangs waits this long.
+const TIMEOUT = 120_000;
+
 export default defineConfig({
   plugins: [react()],
   // Found at once, so that the test run does not start over when it meets them.
@@ -33,6 +36,7 @@ export default defineConfig({
         test: {
           name: "node",
           environment: "node",
+          testTimeout: TIMEOUT,
           include: ["tests/**/*.test.ts"],
           exclude: ["tests/**/*.browser.test.ts", "tests/**/*.browser.test.tsx"],
         },
@@ -41,6 +45,7 @@ export default defineConfig({
         extends: true,
         test: {
           name: "browser",
+          testTimeout: TIMEOUT,
           include: ["tests/**/*.test.ts", "tests/**/*.browser.test.tsx"],
           exclude: ["tests/node/**"],
           browser: {

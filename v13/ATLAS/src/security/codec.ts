@@ -50,6 +50,11 @@ export function b8(data: Uint8Array): Bytes {
   return concat(u8(data.length), data);
 }
 
+/** `data` behind its length in four bytes. */
+export function b32(data: Uint8Array): Bytes {
+  return concat(u32(data.length), data);
+}
+
 /** What is hashed or signed under `label`: its length in one byte, the label, the body. */
 export function labelled(label: Uint8Array, ...body: readonly Uint8Array[]): Bytes {
   return concat(u8(label.length), label, ...body);
@@ -126,6 +131,13 @@ export class Reader {
     const value = this.u8();
     if (value > 1) throw new CryptoError("decode", "a flag is neither 0 nor 1");
     return value === 1;
+  }
+
+  /** What `b32` wrote, at most `cap` bytes. */
+  b32(cap: number): Bytes {
+    const size = this.u32();
+    if (size > cap) throw new CryptoError("decode", "a length is over its cap");
+    return this.take(size);
   }
 
   identifier(): string {

@@ -356,16 +356,3 @@ export class Revocation {
     await suite.mldsa65.verify(identity.body.postQuantum, this.identitySignature, label, message);
   }
 }
-
-/** Put both signatures under a revocation; the wallet has signed `body.text`. */
-export async function revoke(
-  suite: Suite,
-  body: RevocationBody,
-  walletSignature: Bytes,
-  identityKey: KeyPair,
-): Promise<Revocation> {
-  const label = DEVICE_REVOCATION;
-  const message = labelled(label, body.encoded);
-  const signature = await suite.mldsa65.sign(identityKey.privateKey, label, message);
-  return new Revocation(body, walletSignature, signature);
-}

@@ -90,10 +90,7 @@ export function pad(content: Bytes): Bytes {
 
 /** Undo `pad`; throws `decode` unless it is what `pad` gives. */
 export function unpad(padded: Bytes): Bytes {
-  const reader = new Reader(padded);
-  const size = reader.u32();
-  if (size > MAX_CONTENT) throw new CryptoError("decode", "a length is over its cap");
-  const content = reader.take(size);
+  const content = new Reader(padded).b32(MAX_CONTENT);
   if (!equal(padded, pad(content))) throw new CryptoError("decode", "the padding is not canonical");
   return content;
 }

@@ -3,7 +3,7 @@
  *
  * State and witness lie in databases of their own: what restores the one does not restore the other.
  * A copy of the whole browser profile restores both; then the server refuses the old stream number,
- * and the client calls `Messenger.markRolledBack`. A browser that runs out of space removes
+ * and the client calls `Messenger.distrust`. A browser that runs out of space removes
  * everything of an origin at once; then there is no device, and a new one is made under a fresh id.
  */
 import { CryptoError } from "./errors";
@@ -193,8 +193,10 @@ export async function openStore(wallet: string): Promise<SessionStore> {
   }
   const state = await openDatabase(stateName(wallet), RECORDS, META);
   const witness = await openDatabase(witnessName(wallet), WITNESS_STORE);
-  // Not waited for: the browser may ask the person, who may not answer.
-  void navigator.storage.persist().catch(() => false);
+  if ("persist" in navigator.storage) {
+    // Not waited for: the browser may ask the person, who may not answer. A worker cannot ask.
+    void navigator.storage.persist().catch(() => false);
+  }
   const storage = new IndexedDbStorage(state, stateName(wallet));
   return SessionStore.open(storage, new IndexedDbWitness(witness));
 }

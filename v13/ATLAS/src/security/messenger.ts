@@ -9,7 +9,15 @@
 import { NONCE } from "./aead";
 import { type Bytes, compare, concat, equal, fromHex, toHex } from "./bytes";
 import { identifier, isWallet, labelled, Reader, u16, u32 } from "./codec";
-import { type Certificate, CertificateBody, type DeviceKeys } from "./devices";
+import {
+  Certificate,
+  type CertificateBody,
+  type CertificateSignatures,
+  type DeviceKeys,
+  Revocation,
+  RevocationBody,
+  signAsDevice,
+} from "./devices";
 import { sha256 } from "./digest";
 import {
   ADDRESS,
@@ -27,8 +35,8 @@ import {
 } from "./envelope";
 import { CryptoError, NoSession } from "./errors";
 import { Frame, MAX_SEQ } from "./frame";
-import { type Identity, type Succession, succession } from "./identity";
-import { INITIATION } from "./labels";
+import { Identity, type Succession, succession } from "./identity";
+import { DEVICE_CERTIFICATE, DEVICE_REVOCATION, INITIATION } from "./labels";
 import { initiate, respond, sessionId } from "./pqxdh";
 import {
   type Bundle,
@@ -47,7 +55,7 @@ import { MAX_CERTIFICATES, type Roster } from "./roster";
 import { Session, Sessions, type Wrapped } from "./session";
 import { Changes, type Page, type Records, type SessionStore, type Stored } from "./store";
 import { type Continuity, Incoming, Outgoing } from "./streams";
-import { KEY, type PrivateKey, type Suite } from "./suite";
+import { KEY, type KeyPair, type PrivateKey, type Suite } from "./suite";
 
 /** Secrets of one-time prekeys kept, of each kind: five full publications. The oldest go first. */
 const MAX_ONE_TIME_KEPT = 5 * MAX_ONE_TIME;
@@ -65,6 +73,8 @@ export interface Message {
   readonly ts: number;
   /** Of attachments' blocks. */
   readonly cids?: readonly string[];
+  /** Ids of certificates to leave out: of devices that have no prekeys to claim. */
+  readonly without?: readonly Bytes[];
 }
 
 /** A message that passed every check. `continuity` must be shown when it is *gap*. */
@@ -103,7 +113,8 @@ export type Keep<T> = (value: T) => readonly ArchiveEntry[];
 /** What the store holds of the device itself. */
 interface Self {
   readonly keys: DeviceKeys;
-  readonly certificate: CertificateBody;
+  readonly identity: Identity;
+  readonly certificate: Certificate;
 }
 
 /** The identity that a wallet is known by, and its certificates (hexadecimal) known to be revoked. */
@@ -122,7 +133,10 @@ interface Counters {
 }
 
 const SELF = "self/certificate";
+const SELF_IDENTITY = "self/identity";
 const SELF_KEYS = ["self/signing", "self/agreement", "self/post-quantum"] as const;
+/** The identity's ML-DSA-65 key, on the device that made it. */
+const IDENTITY_KEY = "self/identity-key";
 const COUNTERS = "prekeys";
 const OUTBOX = "outbox/";
 const ARCHIVE = "archive/";
@@ -138,7 +152,7 @@ export class Messenger {
     store: SessionStore,
     suite: Suite,
     randomness: Randomness,
-    certificate: CertificateBody,
+    certificate: Certificate,
   ) {
     this.#store = store;
     this.#suite = suite;
@@ -159,7 +173,8 @@ export class Messenger {
 
   /**
    * A new device: `keys` must be those of `device` in its own wallet's `roster`, and `device` an id
-   * that was never used. Throws `refused` when the store holds a device already.
+   * that was never used. `identityKey` where this device made the identity: only it can then certify
+   * and revoke others. Throws `refused` when the store holds a device already.
    */
   static async create(
     store: SessionStore,
@@ -167,7 +182,7 @@ export class Messenger {
     keys: DeviceKeys,
     roster: Roster,
     device: string,
-    randomness: Randomness = fresh,
+    options: { readonly identityKey?: KeyPair; readonly randomness?: Randomness } = {},
   ): Promise<Messenger> {
     const certificate = ownCertificate(roster, device, keys);
     // Where a browser has removed the state but not its witness the state counts as rolled back; a
@@ -176,9 +191,12 @@ export class Messenger {
       if ((await records.get(SELF)) !== null) {
         throw new CryptoError("refused", "the store holds a device already");
       }
-      putSelf(records, { keys, certificate }, roster);
+      putSelf(records, { keys, identity: roster.identity, certificate }, roster);
+      if (options.identityKey !== undefined) {
+        records.put(IDENTITY_KEY, options.identityKey.privateKey);
+      }
     });
-    return new Messenger(store, suite, randomness, certificate);
+    return new Messenger(store, suite, options.randomness ?? fresh, certificate);
   }
 
   /**
@@ -195,13 +213,53 @@ export class Messenger {
       const { keys } = await this.#self(records);
       const certificate = ownCertificate(roster, this.device, keys);
       for (const name of await records.names("session/")) records.put(name, null);
-      putSelf(records, { keys, certificate }, roster);
+      putSelf(records, { keys, identity: roster.identity, certificate }, roster);
     });
   }
 
-  /** The certificate's body that this device goes by. */
-  certificate(): Promise<CertificateBody> {
-    return this.#store.transact(async (records) => (await this.#self(records)).certificate);
+  /** The statements that this device goes by: its identity's and its own. */
+  statements(): Promise<{ readonly identity: Identity; readonly certificate: Certificate }> {
+    return this.#store.transact((records) => this.#self(records));
+  }
+
+  /**
+   * The word of this device, and of its identity, for a further device of the wallet. `body` must
+   * name this device as endorser, and the caller must know that its keys are the person's own.
+   * Throws `refused` where the identity's key is not on this device.
+   */
+  endorse(body: CertificateBody): Promise<Pick<CertificateSignatures, "identity" | "endorsement">> {
+    return this.#store.transact(async (records) => {
+      const { keys, identity, certificate } = await this.#self(records);
+      const ours = body.wallet === this.wallet && equal(body.identity, identity.id);
+      if (!ours || !equal(body.endorser, certificate.id)) {
+        throw new CryptoError("refused", "a device endorses devices of its own identity");
+      }
+      const label = DEVICE_CERTIFICATE;
+      return {
+        identity: await this.#signAsIdentity(records, label, body.encoded),
+        endorsement: await signAsDevice(this.#suite, keys, label, body.encoded),
+      };
+    });
+  }
+
+  /**
+   * The revocation of `certificate`, a device of this wallet; the wallet has signed the text of
+   * `RevocationBody.of(certificate)`. Throws `refused` where the identity's key is not on this device.
+   */
+  revoke(certificate: Certificate, walletSignature: Bytes): Promise<Revocation> {
+    return this.#store.transact(async (records) => {
+      const body = RevocationBody.of(certificate);
+      const signature = await this.#signAsIdentity(records, DEVICE_REVOCATION, body.encoded);
+      return new Revocation(body, walletSignature, signature);
+    });
+  }
+
+  async #signAsIdentity(records: Records, label: Bytes, body: Bytes): Promise<Bytes> {
+    const key = await records.get(IDENTITY_KEY);
+    if (key === null) {
+      throw new CryptoError("refused", "the identity's key is on another device");
+    }
+    return this.#suite.mldsa65.sign(key, label, labelled(label, body));
   }
 
   async #self(records: Records): Promise<Self> {
@@ -259,6 +317,13 @@ export class Messenger {
     return this.#store.transact((records) => {
       putPin(records, roster.wallet, { identity: roster.identity.id, revoked: roster.revoked });
       return Promise.resolve();
+    });
+  }
+
+  /** The id of the identity that `wallet` is known by here; null when it is not known. */
+  pinned(wallet: string): Promise<Bytes | null> {
+    return this.#store.transact(async (records) => {
+      return (await readPin(records, wallet))?.identity ?? null;
     });
   }
 
@@ -364,7 +429,7 @@ export class Messenger {
       const { agreement, handshake } = await initiate(
         this.#suite,
         keys,
-        certificate,
+        certificate.body,
         peer,
         bundle,
         sessions.nextOpened(now),
@@ -418,6 +483,7 @@ export class Messenger {
 
   async #seal(records: Records, message: Message): Promise<Frame> {
     const { recipient, rosters, content, ts, cids = [] } = message;
+    const leftOut = new Set(message.without?.map(toHex));
     const wallets = new Set(rosters.map((one) => one.wallet));
     if (isWallet(recipient)) {
       const others = [...wallets].filter((one) => one !== recipient && one !== this.wallet);
@@ -425,13 +491,14 @@ export class Messenger {
         throw new CryptoError("refused", "a message to a wallet is for its devices and one's own");
       }
     }
-    const addressees = await this.#addressees(records, rosters);
+    const all = await this.#addressees(records, rosters);
+    const addressees = all.filter((one) => !leftOut.has(toHex(one.id)));
     if (addressees.length < 1 || addressees.length > MAX_WRAPS) {
       throw new CryptoError("refused", `a message is for 1 to ${MAX_WRAPS} other devices`);
     }
-    const all = await readSessions(records, addressees);
+    const known = await readSessions(records, addressees);
     const ready = addressees.map((certificate, index) => {
-      const sessions = all[index] ?? new Sessions();
+      const sessions = known[index] ?? new Sessions();
       return { certificate, sessions, session: sessions.ranked[0] };
     });
     const without = ready.filter((one) => one.session === undefined);
@@ -523,7 +590,8 @@ export class Messenger {
   }
 
   async #open(records: Records, { frame, roster, revokedToo = false }: Delivered): Promise<Opened> {
-    const { certificate, keys } = await this.#self(records);
+    const self = await this.#self(records);
+    const own = self.certificate.id;
     // (1) The sender is who is pinned, and one of its devices signed this very frame.
     if (frame.sender !== roster.wallet) {
       throw new CryptoError("not_certified", "the roster is of another wallet");
@@ -535,7 +603,7 @@ export class Messenger {
     }
     await frame.verify(this.#suite, peer.body.signing);
     // (2) It is for us, not from us, and not a repeat.
-    if (equal(peer.id, certificate.id)) {
+    if (equal(peer.id, own)) {
       throw new CryptoError("reflected", "this device's own message");
     }
     const { recipient } = frame;
@@ -548,7 +616,7 @@ export class Messenger {
     stream.check(frame.seq);
     // (3) A wrap is addressed to this device.
     const sealed = Envelope.decode(frame.ciphertext);
-    const wrapped = sealed.wrapFor(certificate.id.slice(0, ADDRESS));
+    const wrapped = sealed.wrapFor(own.slice(0, ADDRESS));
     if (wrapped === null) {
       throw new CryptoError("not_addressed", "the sender did not encrypt to this device");
     }
@@ -559,9 +627,7 @@ export class Messenger {
     const [sessions = new Sessions()] = await readSessions(records, [peer]);
     const known = sessions.find(wrapped.session);
     const accepted =
-      known === null
-        ? await this.#accept(records, { certificate, keys }, peer, wrapped, sealed, digest)
-        : null;
+      known === null ? await this.#accept(records, self, peer, wrapped, sealed, digest) : null;
     const session = known ?? accepted?.session;
     if (session === undefined) throw new TypeError("a session is known or accepted");
     const { key, next } = await session.unwrap(this.#suite, wrapped, digest, sealed.commitment);
@@ -599,7 +665,7 @@ export class Messenger {
     const { agreement, signed, used } = await respond(
       this.#suite,
       self.keys,
-      self.certificate,
+      self.certificate.body,
       peer,
       handshake,
       (kind, id) => findSecret(records, kind, id),
@@ -674,8 +740,8 @@ export class Messenger {
    * The server has refused a frame of the outbox as replayed, or knows another under its number: this
    * state was restored together with its witness. Nothing is sent until `beginAgain`.
    */
-  markRolledBack(): Promise<void> {
-    return this.#store.markRolledBack();
+  distrust(): Promise<void> {
+    return this.#store.distrust();
   }
 
   /**
@@ -719,19 +785,21 @@ function bytesOf(stored: Stored | null): Bytes | null {
   throw new CryptoError("state_unreadable", "a record is of the wrong kind");
 }
 
-function ownCertificate(roster: Roster, device: string, keys: DeviceKeys): CertificateBody {
-  const { body } = roster.device(device);
+function ownCertificate(roster: Roster, device: string, keys: DeviceKeys): Certificate {
+  const certificate = roster.device(device);
+  const { body } = certificate;
   const same =
     equal(keys.signing.publicKey, body.signing) &&
     equal(keys.agreement.publicKey, body.agreement) &&
     equal(keys.postQuantum.publicKey, body.postQuantum);
   if (!same) throw new CryptoError("not_certified", "the certificate is of other keys");
-  return body;
+  return certificate;
 }
 
 /** What the store holds of the device itself, and the pin of its own wallet. */
-function putSelf(records: Records, { keys, certificate }: Self, roster: Roster): void {
-  records.put(SELF, certificate.encoded);
+function putSelf(records: Records, { keys, identity, certificate }: Self, roster: Roster): void {
+  records.put(SELF, certificate.encode());
+  records.put(SELF_IDENTITY, identity.encode());
   records.put(SELF_KEYS[0], keys.signing.privateKey);
   records.put(SELF_KEYS[1], keys.agreement.privateKey);
   records.put(SELF_KEYS[2], keys.postQuantum.privateKey);
@@ -740,22 +808,23 @@ function putSelf(records: Records, { keys, certificate }: Self, roster: Roster):
 
 /** Null when there is no device yet. */
 async function readSelf(records: Records): Promise<Self | null> {
-  const [stored, ...keys] = await records.getAll([SELF, ...SELF_KEYS]);
-  const data = bytesOf(stored ?? null);
+  const names = [SELF, SELF_IDENTITY, ...SELF_KEYS];
+  const [stored = null, statement = null, ...keys] = await records.getAll(names);
+  const [data, identity] = [bytesOf(stored), bytesOf(statement)];
   if (data === null) return null;
-  const reader = new Reader(data);
-  const certificate = CertificateBody.read(reader);
-  reader.end();
   const [signing, agreement, postQuantum] = keys.map(privateKey);
-  if (signing === undefined || agreement === undefined || postQuantum === undefined) {
-    throw new CryptoError("state_unreadable", "a key of the device is missing");
+  if (!identity || !signing || !agreement || !postQuantum) {
+    throw new CryptoError("state_unreadable", "a record of the device is missing");
   }
+  const certificate = Certificate.decode(data);
+  const { body } = certificate;
   return {
     certificate,
+    identity: Identity.decode(identity),
     keys: {
-      signing: { privateKey: signing, publicKey: certificate.signing },
-      agreement: { privateKey: agreement, publicKey: certificate.agreement },
-      postQuantum: { privateKey: postQuantum, publicKey: certificate.postQuantum },
+      signing: { privateKey: signing, publicKey: body.signing },
+      agreement: { privateKey: agreement, publicKey: body.agreement },
+      postQuantum: { privateKey: postQuantum, publicKey: body.postQuantum },
     },
   };
 }

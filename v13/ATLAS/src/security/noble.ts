@@ -39,6 +39,17 @@ const x25519Public = (key: Bytes): Promise<Bytes> => promised(() => x25519.getPu
 const ed25519Public = (seed: Bytes): Promise<Bytes> => promised(() => ed25519.getPublicKey(seed));
 const mldsaPublic = (seed: Bytes): Promise<Bytes> => promised(() => ml_dsa65.keygen(seed).publicKey);
 
+/** Expanding an ML-DSA-65 seed costs as much as a signature: it is done once while the seed lives. */
+const expandedKeys = new WeakMap<Bytes, Bytes>();
+
+function expanded(seed: Bytes): Bytes {
+  const known = expandedKeys.get(seed);
+  if (known !== undefined) return known;
+  const { secretKey } = ml_dsa65.keygen(seed);
+  expandedKeys.set(seed, secretKey);
+  return secretKey;
+}
+
 export const nobleSuite: Suite = {
   x25519: {
     generate: () => generate(x25519Public),
@@ -69,8 +80,7 @@ export const nobleSuite: Suite = {
     publicOf: mldsaPublic,
     sign: (privateKey, label, message) =>
       promised(() => {
-        const { secretKey } = ml_dsa65.keygen(seedOf(privateKey));
-        return ml_dsa65.sign(message, secretKey, { context: label });
+        return ml_dsa65.sign(message, expanded(seedOf(privateKey)), { context: label });
       }),
     async verify(publicKey, signature, label, message) {
       const options = { context: label };

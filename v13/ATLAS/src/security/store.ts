@@ -176,9 +176,14 @@ export class SessionStore {
     });
   }
 
-  /** From now on this state may not send, until `beginAgain`: others know better what was sent. */
-  markRolledBack(): Promise<void> {
-    return this.#exclusively((generation) => this.#witness.advance(generation + 1));
+  /**
+   * This state is an old one although its witness agrees: both were restored. From now on, in every
+   * tab and after a reload, nothing is committed until `beginAgain`.
+   */
+  distrust(): Promise<void> {
+    return this.#exclusively(async (generation) => {
+      await this.#witness.advance(Math.max(generation, await this.#witness.read()) + 1);
+    });
   }
 
   #exclusively<T>(

@@ -276,12 +276,14 @@ async function messageSeal(inputs: Inputs, suite: Suite): Promise<Json> {
     await keysOf(given, inputs.object("device")),
     own,
     device,
-    draws(
-      inputs.bytes("ephemeral"),
-      inputs.bytes("content_key"),
-      inputs.bytes("nonce"),
-      inputs.bytes("private"),
-    ),
+    {
+      randomness: draws(
+        inputs.bytes("ephemeral"),
+        inputs.bytes("content_key"),
+        inputs.bytes("nonce"),
+        inputs.bytes("private"),
+      ),
+    },
   );
   await messenger.learn(other);
   await messenger.establish(other, Bundle.decode(inputs.bytes("bundle")), inputs.number("opened"));

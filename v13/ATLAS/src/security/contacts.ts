@@ -1,0 +1,186 @@
+/**
+ * Contacts: the verified rosters of the wallets one writes with, fetched, learnt and kept.
+ *
+ * Between the directory, which may lie, and the messenger, which encrypts to what it is given. The
+ * last verified listing of each wallet is kept, so that one can write while the server is away.
+ */
+import { type Bytes, equal, fromBase64, toBase64 } from "./bytes";
+import { Certificate, Revocation } from "./devices";
+import { type Directory, DirectoryError, type Listing } from "./directory";
+import { CryptoError } from "./errors";
+import { Identity, type Succession } from "./identity";
+import type { Messenger } from "./messenger";
+import { type Roster, verifyRoster } from "./roster";
+import { safetyNumber } from "./safety";
+import type { Suite } from "./suite";
+
+/** How long a roster is used before it is asked for again, in milliseconds. */
+const FRESH_FOR = 60_000;
+const KEPT = "contacts/";
+
+/** A wallet that one writes with, as the directory shows it. */
+export interface Contact {
+  readonly roster: Roster;
+  /**
+   * What its identity is to the one known before. On *reset* a person must compare the new safety
+   * number and `accept` it before anything is sent to the wallet, or shown of what it sends.
+   */
+  readonly succession: Succession;
+}
+
+export class Contacts {
+  readonly #messenger: Messenger;
+  readonly #directory: Directory;
+  readonly #suite: Suite;
+  readonly #now: () => number;
+  readonly #known = new Map<string, { readonly contact: Contact; readonly at: number }>();
+
+  /** `now`: a clock in milliseconds. */
+  constructor(messenger: Messenger, directory: Directory, suite: Suite, now = Date.now) {
+    this.#messenger = messenger;
+    this.#directory = directory;
+    this.#suite = suite;
+    this.#now = now;
+  }
+
+  /**
+   * What the directory says of `wallet` now, verified and compared with what is known; the last
+   * answer when the directory cannot be reached. Null when the wallet has no identity. Throws
+   * DirectoryError, or a CryptoError when what it says is not sound.
+   */
+  async contact(wallet: string): Promise<Contact | null> {
+    try {
+      const listing = await this.#directory.lookup(wallet);
+      return await this.#learn(wallet, listing, true);
+    } catch (error) {
+      if (!(error instanceof DirectoryError && error.unreachable)) throw error;
+      const known = this.#known.get(wallet)?.contact;
+      if (known !== undefined) return known;
+      const kept = await this.#kept(wallet);
+      if (kept === null) throw error;
+      return this.#learn(wallet, kept, false);
+    }
+  }
+
+  /**
+   * The roster of `wallet`, asked for when it is not fresh or lacks `device`. Throws
+   * `identity_changed` until a reset identity is accepted, `not_certified` when there is none, and
+   * what `contact` throws.
+   */
+  async roster(wallet: string, device?: string): Promise<Roster> {
+    const known = this.#known.get(wallet);
+    const fresh =
+      known !== undefined &&
+      this.#now() - known.at < FRESH_FOR &&
+      (device === undefined ||
+        known.contact.roster.certificates.some((one) => one.device === device));
+    const contact = fresh ? known.contact : await this.contact(wallet);
+    if (contact === null) {
+      throw new CryptoError("not_certified", "the wallet has published no identity");
+    }
+    // Asked again: another tab may have accepted meanwhile.
+    const pinned = await this.#messenger.pinned(wallet);
+    if (pinned === null || !equal(pinned, contact.roster.identity.id)) {
+      throw new CryptoError("identity_changed", "the wallet is not known by this identity");
+    }
+    return contact.roster;
+  }
+
+  /** 60 digits to compare with the person behind `roster`; see `grouped`. */
+  async safetyNumber(roster: Roster): Promise<string> {
+    return safetyNumber((await this.#messenger.statements()).identity, roster.identity);
+  }
+
+  /** A person has compared `number`, the safety number with `roster`. Throws `refused` if it differs. */
+  async accept(roster: Roster, number: string): Promise<void> {
+    if ((await this.safetyNumber(roster)) !== number) {
+      throw new CryptoError("refused", "this is not the safety number that was compared");
+    }
+    await this.#messenger.accept(roster);
+  }
+
+  /**
+   * Open a session with every device of `rosters` that has none. Returns the ids of certificates to
+   * leave out of a message: of devices that have published no prekeys.
+   */
+  async reach(rosters: readonly Roster[]): Promise<readonly Bytes[]> {
+    const missing = await this.#messenger.missingSessions(rosters);
+    if (missing.length === 0) return [];
+    for (const roster of rosters) {
+      const devices = missing.filter((one) => one.wallet === roster.wallet).map((one) => one.device);
+      if (devices.length > 0) await this.#establish(roster, devices);
+    }
+    return (await this.#messenger.missingSessions(rosters)).map((one) => one.id);
+  }
+
+  /** Open a new session with a device, beside one that does not open its messages any more. */
+  async reset(wallet: string, device: string): Promise<void> {
+    await this.#establish(await this.roster(wallet, device), [device]);
+  }
+
+  async #establish(roster: Roster, devices: readonly string[]): Promise<void> {
+    for (const bundle of await this.#directory.claim(roster.wallet, devices)) {
+      await this.#messenger.establish(roster, bundle, this.#now());
+    }
+  }
+
+  async #learn(wallet: string, listing: Listing, answered: boolean): Promise<Contact | null> {
+    const { identity, history, certificates, revocations } = listing;
+    if (identity === null) return null;
+    const roster = await verifyRoster(this.#suite, identity, certificates, revocations);
+    if (roster.wallet !== wallet) {
+      throw new CryptoError("not_certified", "the directory answered about another wallet");
+    }
+    const succession = await this.#messenger.learn(roster, history);
+    if (answered && succession !== "reset") {
+      await this.#messenger.keep([{ name: KEPT + wallet, value: encodeListing(listing) }]);
+    }
+    const contact = { roster, succession };
+    this.#known.set(wallet, { contact, at: answered ? this.#now() : 0 });
+    return contact;
+  }
+
+  async #kept(wallet: string): Promise<Listing | null> {
+    const kept = await this.#messenger.kept(KEPT + wallet);
+    const value = kept.find((one) => one.name === KEPT + wallet)?.value;
+    return value === undefined ? null : decodeListing(value);
+  }
+}
+
+/** A listing as it is kept: base64 in JSON. */
+interface KeptListing {
+  readonly identity: string | null;
+  readonly history: readonly string[];
+  readonly certificates: readonly string[];
+  readonly revocations: readonly string[];
+  readonly position: number;
+}
+
+function encodeListing(listing: Listing): Bytes {
+  const encoded = (one: { encode(): Bytes }): string => toBase64(one.encode());
+  const kept: KeptListing = {
+    identity: listing.identity && encoded(listing.identity),
+    history: listing.history.map(encoded),
+    certificates: listing.certificates.map(encoded),
+    revocations: listing.revocations.map(encoded),
+    position: listing.position,
+  };
+  return new TextEncoder().encode(JSON.stringify(kept));
+}
+
+function decodeListing(data: Bytes): Listing {
+  // Sealed by this device: what is in it was written by encodeListing.
+  const kept = JSON.parse(new TextDecoder().decode(data)) as KeptListing;
+  const bytes = (text: string): Bytes => {
+    const decoded = fromBase64(text);
+    if (decoded === null) throw new CryptoError("state_unreadable", "a kept listing is not sound");
+    return decoded;
+  };
+  return {
+    identity: kept.identity === null ? null : Identity.decode(bytes(kept.identity)),
+    history: kept.history.map((one) => Identity.decode(bytes(one))),
+    certificates: kept.certificates.map((one) => Certificate.decode(bytes(one))),
+    revocations: kept.revocations.map((one) => Revocation.decode(bytes(one))),
+    position: kept.position,
+  };
+}

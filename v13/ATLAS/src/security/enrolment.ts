@@ -1,0 +1,275 @@
+/**
+ * Enrolment: how a browser becomes a device of a wallet.
+ *
+ * The first device of a wallet makes its identity, and keeps the identity's key. A further one is
+ * certified by hand between two own devices: it shows a request, the device with the identity's key
+ * answers (SPEC-crypto, "Enrolling a further device"). A wallet whose identity's key is lost can only
+ * begin anew: everyone it writes with is then asked to compare the safety number again.
+ *
+ * What is made is stored before it is published, and published again at every start until the
+ * directory has it.
+ */
+import { type Bytes, concat, equal } from "./bytes";
+import { b32, identifier, Reader, u64, u8, VERSION, walletBytes } from "./codec";
+import {
+  Certificate,
+  CertificateBody,
+  certify,
+  describeDevice,
+  type DeviceKeys,
+  freshDeviceId,
+  generateDeviceKeys,
+  signAsDevice,
+} from "./devices";
+import { type Directory, DirectoryError, type Listing } from "./directory";
+import { CryptoError } from "./errors";
+import { Identity, IdentityBody, NO_PREVIOUS_IDENTITY, vouch } from "./identity";
+import { DEVICE_CERTIFICATE } from "./labels";
+import { Messenger } from "./messenger";
+import { fresh } from "./randomness";
+import { verifyRoster } from "./roster";
+import type { SessionStore } from "./store";
+import { ED25519_SIGNATURE, KEY, MLDSA_KEY, MLDSA_SIGNATURE, type Suite } from "./suite";
+import type { SignText } from "./wallet";
+
+/** Below this stock of one-time prekeys, of either kind, new ones are published. */
+const LOW_STOCK = 20;
+/** How many of each kind are published at a time. */
+const PUBLISHED = 50;
+/** Signed prekeys are in force for a week. */
+const ROTATION = 7 * 24 * 3600 * 1000;
+const ROTATED_AT = "prekeys/rotated-at";
+/** Of one field of an answer: a certificate with its endorsement is the longest. */
+const MAX_FIELD = 16_384;
+
+/** What a browser needs to be a device of a wallet. */
+export interface Enrolment {
+  /** 0x and 40 lower-case hex digits. */
+  readonly wallet: string;
+  /** Asks the person's wallet; twice when an identity is made, once for a further device. */
+  readonly sign: SignText;
+  readonly directory: Directory;
+  readonly store: SessionStore;
+  readonly suite: Suite;
+}
+
+/**
+ * The messenger of this browser's device, its statements published and its prekeys in stock. When
+ * there is no device, and the wallet has no identity, both are made.
+ *
+ * Throws `not_certified` when the wallet has an identity but this browser no device: `FurtherDevice`
+ * adds it, `resetIdentity` begins anew. Throws `identity_changed` when the wallet's identity was
+ * reset elsewhere, `device_revoked` when this device was revoked; then `eraseStore` comes first.
+ * Throws DirectoryError, but only where the directory is needed: a device that is there opens
+ * without it.
+ */
+export async function openMessenger(enrolment: Enrolment): Promise<Messenger> {
+  const { store, suite, directory, wallet } = enrolment;
+  const known = await Messenger.load(store, suite);
+  if (known !== null) {
+    try {
+      await publishStatements(enrolment, known, await directory.lookup(wallet));
+    } catch (error) {
+      if (!(error instanceof DirectoryError && error.unreachable)) throw error;
+    }
+    return known;
+  }
+  const listing = await directory.lookup(wallet);
+  if (listing.identity !== null) {
+    throw new CryptoError("not_certified", "the wallet has an identity; this browser is no device");
+  }
+  return makeIdentity(enrolment, null, listing);
+}
+
+/**
+ * Begin anew: a new identity for the wallet, with this browser as its only device. Everyone the
+ * wallet writes with must compare the new safety number. Throws `refused` when this browser is a
+ * device already.
+ */
+export async function resetIdentity(enrolment: Enrolment): Promise<Messenger> {
+  const listing = await enrolment.directory.lookup(enrolment.wallet);
+  return makeIdentity(enrolment, listing.identity, listing);
+}
+
+async function makeIdentity(
+  enrolment: Enrolment,
+  previous: Identity | null,
+  listing: Listing,
+): Promise<Messenger> {
+  const { wallet, sign, store, suite } = enrolment;
+  const identityKey = await suite.mldsa65.generate();
+  const body = new IdentityBody({
+    wallet,
+    generation: previous === null ? 0 : previous.body.generation + 1,
+    previous: previous?.id ?? NO_PREVIOUS_IDENTITY,
+    postQuantum: identityKey.publicKey,
+  });
+  const identity = await vouch(suite, body, await sign(body.text), identityKey);
+  const keys = await generateDeviceKeys(suite);
+  const device = freshDeviceId(fresh);
+  const described = describeDevice(identity, device, keys);
+  const signature = await sign(described.text);
+  const certificate = await certify(suite, described, signature, identityKey, keys);
+  const roster = await verifyRoster(suite, identity, [certificate]);
+  const messenger = await Messenger.create(store, suite, keys, roster, device, { identityKey });
+  await publishStatements(enrolment, messenger, listing);
+  return messenger;
+}
+
+/** Publish whatever of this device's statements `listing` lacks, then see to the prekeys. */
+async function publishStatements(
+  enrolment: Enrolment,
+  messenger: Messenger,
+  listing: Listing,
+): Promise<void> {
+  const { directory } = enrolment;
+  const { identity, certificate } = await messenger.statements();
+  if (listing.identity === null || !equal(listing.identity.id, identity.id)) {
+    const successor =
+      listing.identity === null || equal(identity.body.previous, listing.identity.id);
+    if (!successor) {
+      throw new CryptoError("identity_changed", "the wallet's identity was changed elsewhere");
+    }
+    await directory.putIdentity(identity);
+  }
+  if (listing.revocations.some((one) => equal(one.body.certificate, certificate.id))) {
+    throw new CryptoError("device_revoked", "this device was revoked");
+  }
+  if (!listing.certificates.some((one) => equal(one.id, certificate.id))) {
+    await directory.addDevice(certificate);
+  }
+  await keepPrekeysInStock(messenger, directory, Date.now());
+}
+
+/**
+ * Publish one-time prekeys where few are left, and new signed ones each week. To be called at
+ * PREKEYS_LOW too; `now` in milliseconds.
+ */
+export async function keepPrekeysInStock(
+  messenger: Messenger,
+  directory: Directory,
+  now: number,
+): Promise<void> {
+  const [rotated] = await messenger.kept(ROTATED_AT);
+  const at = rotated === undefined ? null : new Reader(rotated.value).u64();
+  const rotate = at === null || now - at > ROTATION;
+  const { oneTime, oneTimeKem } = await directory.prekeyStock(messenger.device);
+  if (!rotate && Math.min(oneTime, oneTimeKem) >= LOW_STOCK) return;
+  const publication = await messenger.publishPrekeys({ oneTime: PUBLISHED, rotate });
+  await directory.publishPrekeys(messenger.device, publication);
+  if (rotate) await messenger.keep([{ name: ROTATED_AT, value: u64(now) }]);
+}
+
+/** What a further device tells of itself: `u8 2 ‖ wallet ‖ device ‖ Ed25519 ‖ X25519 ‖ ML-DSA-65`. */
+function encodeRequest(wallet: string, device: string, keys: DeviceKeys): Bytes {
+  return concat(
+    u8(VERSION),
+    walletBytes(wallet),
+    identifier(device),
+    keys.signing.publicKey,
+    keys.agreement.publicKey,
+    keys.postQuantum.publicKey,
+  );
+}
+
+/**
+ * A further device of a wallet, being enrolled. Its keys live in this object until `finish`: when the
+ * page is left before, one begins again.
+ */
+export class FurtherDevice {
+  readonly #enrolment: Enrolment;
+  readonly #keys: DeviceKeys;
+  readonly device: string;
+  /** To be carried to the device that has the identity's key, by the person's own hand. */
+  readonly request: Bytes;
+
+  private constructor(enrolment: Enrolment, keys: DeviceKeys, device: string) {
+    this.#enrolment = enrolment;
+    this.#keys = keys;
+    this.device = device;
+    this.request = encodeRequest(enrolment.wallet, device, keys);
+  }
+
+  static async begin(enrolment: Enrolment): Promise<FurtherDevice> {
+    const keys = await generateDeviceKeys(enrolment.suite);
+    return new FurtherDevice(enrolment, keys, freshDeviceId(fresh));
+  }
+
+  /** Take the other device's answer; the wallet is asked to sign. Throws `decode`, `not_certified`. */
+  async finish(answer: Bytes): Promise<Messenger> {
+    const { wallet, sign, directory, store, suite } = this.#enrolment;
+    const reader = new Reader(answer);
+    reader.version();
+    const identity = Identity.decode(reader.b32(MAX_FIELD));
+    const endorser = Certificate.decode(reader.b32(MAX_FIELD));
+    const identitySignature = reader.b32(MLDSA_SIGNATURE);
+    const endorsement = {
+      classical: reader.b32(ED25519_SIGNATURE),
+      postQuantum: reader.b32(MLDSA_SIGNATURE),
+    };
+    reader.end();
+    if (identity.wallet !== wallet) {
+      throw new CryptoError("not_certified", "the answer is for another wallet");
+    }
+    const body = describeDevice(identity, this.device, this.#keys, endorser);
+    const certificate = new Certificate(body, {
+      wallet: await sign(body.text),
+      identity: identitySignature,
+      device: await signAsDevice(suite, this.#keys, DEVICE_CERTIFICATE, body.encoded),
+      endorsement,
+    });
+    const listing = await directory.lookup(wallet);
+    const certificates = [...listing.certificates, certificate];
+    const roster = await verifyRoster(suite, identity, certificates, listing.revocations);
+    const messenger = await Messenger.create(store, suite, this.#keys, roster, this.device);
+    await publishStatements(this.#enrolment, messenger, listing);
+    return messenger;
+  }
+}
+
+/** What the person is shown before a further device is endorsed. */
+export interface EnrolmentRequest {
+  readonly wallet: string;
+  readonly device: string;
+  readonly keys: Pick<CertificateBody, "signing" | "agreement" | "postQuantum">;
+}
+
+/** Throws `decode`. */
+export function decodeRequest(request: Bytes): EnrolmentRequest {
+  const reader = new Reader(request);
+  reader.version();
+  const wallet = reader.wallet();
+  const device = reader.identifier();
+  const keys = {
+    signing: reader.take(KEY),
+    agreement: reader.take(KEY),
+    postQuantum: reader.take(MLDSA_KEY),
+  };
+  reader.end();
+  return { wallet, device, keys };
+}
+
+/**
+ * Answer a request on the device that has the identity's key. The caller must have seen the person
+ * bring the request from their own device. Throws `decode`, or `refused` when it is not for this
+ * wallet or the key is not here.
+ */
+export async function answerRequest(messenger: Messenger, request: Bytes): Promise<Bytes> {
+  const { wallet, device, keys } = decodeRequest(request);
+  if (wallet !== messenger.wallet) {
+    throw new CryptoError("refused", "the request is of another wallet");
+  }
+  const { identity, certificate } = await messenger.statements();
+  const endorser = certificate.id;
+  const body = new CertificateBody({ wallet, identity: identity.id, device, ...keys, endorser });
+  const { identity: signature, endorsement } = await messenger.endorse(body);
+  if (endorsement === null) throw new TypeError("an endorsement was made");
+  const parts = [
+    identity.encode(),
+    certificate.encode(),
+    signature,
+    endorsement.classical,
+    endorsement.postQuantum,
+  ];
+  return concat(u8(VERSION), ...parts.map(b32));
+}

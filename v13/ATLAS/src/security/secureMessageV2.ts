@@ -1,0 +1,94 @@
+/**
+ * SecureMessageV2 for one conversation, under the host's names: text in, the frame's fields out, and
+ * back. What is behind it is the whole protocol: see `messenger.ts` and `contacts.ts`.
+ */
+import { Contacts } from "./contacts";
+import type { Directory } from "./directory";
+import { CryptoError } from "./errors";
+import { type ChatMessage, Frame } from "./frame";
+import type { Keep, Messenger, Opened } from "./messenger";
+import type { Suite } from "./suite";
+
+/** The fields of a message as they are on the wire; bytes in standard base64. */
+export interface SecureMessageV2Payload {
+  readonly ciphertext: string;
+  readonly nonce: string;
+  readonly seq: number;
+  readonly ts: number;
+  readonly hash: string;
+  readonly sender?: string;
+  readonly recipient?: string;
+}
+
+/** A message of the conversation. A *gap* in its continuity must be shown to the person. */
+export interface DecryptedMessage extends Opened {
+  /** Empty for a message that only opens a session: it is not shown. */
+  readonly text: string;
+}
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+/** Encrypts to one peer, and decrypts what came in that conversation. */
+export class SecureMessageClient {
+  readonly #messenger: Messenger;
+  readonly contacts: Contacts;
+  readonly peerWallet: string;
+
+  constructor(messenger: Messenger, directory: Directory, suite: Suite, peerWallet: string) {
+    this.#messenger = messenger;
+    this.contacts = new Contacts(messenger, directory, suite);
+    this.peerWallet = peerWallet;
+  }
+
+  /**
+   * The frame to send, the same one until it is acknowledged; it is in the messenger's outbox, and
+   * `keep`'s entries are kept with it. Sessions that are missing are opened first.
+   *
+   * Throws `identity_changed` while a new safety number of the peer is not accepted, `refused` when
+   * the peer has no device to encrypt to, and what the contacts and `Messenger.seal` throw.
+   */
+  async encrypt(text: string, keep?: Keep<Frame>): Promise<ChatMessage> {
+    const recipient = this.peerWallet;
+    const wallets = [...new Set([recipient, this.#messenger.wallet])];
+    const rosters = await Promise.all(wallets.map((one) => this.contacts.roster(one)));
+    const without = await this.contacts.reach(rosters);
+    const content = encoder.encode(text);
+    const ts = Date.now() / 1000;
+    const message = { recipient, rosters, content, ts, without };
+    return (await this.#messenger.seal(message, keep)).toWire();
+  }
+
+  /**
+   * Open a frame as it was delivered. `keep`'s entries are kept with it: a message opens only once.
+   *
+   * Throws a CryptoError; then nothing has changed. After `unknown_session`, `unknown_prekey` or
+   * `too_many_skipped` call `contacts.reset` with the frame's sender and device, then send.
+   */
+  async decrypt(delivered: unknown, keep?: Keep<DecryptedMessage>): Promise<DecryptedMessage> {
+    const frame = Frame.fromWire(delivered);
+    const pair = [this.#messenger.wallet, this.peerWallet];
+    if (!pair.includes(frame.sender) || !pair.includes(frame.recipient)) {
+      throw new CryptoError("not_addressed", "the frame is of another conversation");
+    }
+    const roster = await this.contacts.roster(frame.sender, frame.device);
+    const opened: DecryptedMessage[] = [];
+    // Inside of the transaction, so that content which is not text changes nothing either.
+    await this.#messenger.open({ frame, roster }, (one) => {
+      const message = { ...one, text: textOf(one) };
+      opened.push(message);
+      return keep?.(message) ?? [];
+    });
+    const [message] = opened;
+    if (message === undefined) throw new TypeError("what was opened was shown to keep");
+    return message;
+  }
+}
+
+function textOf({ content }: Opened): string {
+  try {
+    return decoder.decode(content);
+  } catch {
+    throw new CryptoError("decode", "the content is not text");
+  }
+}

@@ -1,6 +1,6 @@
 import type { Bytes } from "./bytes";
 
-/** `n` -> n fresh bytes of a cryptographic generator. */
+/** `n` -> n fresh bytes of a cryptographic generator, at most 65,536. */
 export type Randomness = (size: number) => Bytes;
 
 /** The platform's generator. */

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from plugins.secure_chat.audit.certificates import Identities
 from plugins.secure_chat.core.chain import Chain, Finding
 from plugins.secure_chat.core.records import Head
 
@@ -28,6 +29,8 @@ class Report:
     ambiguous: int  # records whose hash does not fix where wallet and event type end
     head: Head  # the last sound record
     finding: Finding | None
+    chain: Mapping[str, Any] | None  # what an audit can go on from; None when there is a finding
+    identities: Identities | None  # when statements were given
     torn_bytes: int  # after the last newline, when that is the finding
 
     @property
@@ -68,10 +71,11 @@ class Report:
                 "other_events": self.other_signatures,
             },
             "ambiguous": self.ambiguous,
+            "identities": self.identities and self.identities.as_json(),
         }
 
 
-def report(chain: Chain, torn_bytes: int = 0) -> Report:
+def report(chain: Chain, torn_bytes: int = 0, identities: Identities | None = None) -> Report:
     """The report on ``chain``, which starts at the genesis."""
     tally = chain.tally
     return Report(
@@ -89,6 +93,8 @@ def report(chain: Chain, torn_bytes: int = 0) -> Report:
         ambiguous=tally.ambiguous,
         head=chain.head,
         finding=chain.finding,
+        chain=chain.snapshot() if chain.finding is None and chain.start == 0 else None,
+        identities=identities,
         torn_bytes=torn_bytes,
     )
 

@@ -74,12 +74,15 @@ class LedgerFile:
             raise LedgerUnusable(SHRANK)
         return lines
 
-    def spans(self, size: int, chunk_size: int, until: int | None) -> Iterator[Span]:
-        """Cut the first ``size`` bytes into spans of about ``chunk_size``, ``until`` lines at most.
+    def spans(
+        self, size: int, chunk_size: int, until: int | None, *, start: int = 0, position: int = 0
+    ) -> Iterator[Span]:
+        """Cut the first ``size`` bytes into spans of about ``chunk_size``, up to line ``until``.
 
-        Ends before the bytes after the last newline, and before a line longer than MAX_LINE.
+        Begins at byte ``start``, behind the line at ``position``. Ends before the bytes after the
+        last newline, and before a line longer than MAX_LINE.
         """
-        start = offset = position = 0
+        offset = start
         while offset < size and (until is None or position < until):
             stop = min(offset + chunk_size, size)
             block = self.read(offset, stop)

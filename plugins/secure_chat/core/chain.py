@@ -2,8 +2,9 @@
 
 A line is sound when it (1) is a record of a known dialect, (2) follows the record before it,
 (3) has the hash of its contents, (4) is byte for byte what its dialect writes, (5) has the shape of
-its type, where the type is ours, and, when it is a MESSAGE of ours, (6) stands above all before it
-in its stream, and (7) is refused by no check that is given. The first defect, in this order, is the
+its type, where the type is ours, (6) is not foreseen to be wrong (by whoever has read more than
+lines in a row: ``audit/``), and, when it is a MESSAGE of ours, (7) stands above all before it in
+its stream, and (8) is refused by no check that is given. The first defect, in this order, is the
 finding, and ends the fold. Dialects may change from line to line.
 
 What a chain cannot show is that its end is missing, or that all of it was written anew: compare it
@@ -15,9 +16,9 @@ Pure: lines come in as bytes. Where they come from, and how many cores read them
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from plugins.secure_chat.core.dialects import Family, Line, NotARecord, parse
 from plugins.secure_chat.core.events import SHAPES
@@ -49,6 +50,9 @@ It must be picklable and depend on its arguments alone: lines are verified out o
 cores. What it needs to know of the ledger (devices) is gathered before.
 """
 
+MessageCheck: TypeAlias = Callable[[Record, MessageEvent], str | None]
+"""Holds a message to the events before it: what it contradicts, or None. As a SignatureCheck."""
+
 
 class Defect(StrEnum):
     """What is wrong with a line; in the order in which it is looked for."""
@@ -59,6 +63,10 @@ class Defect(StrEnum):
     BYTES = "bytes"  # says the same in bytes that its dialect does not write
     HEAD = "head"  # is not, or is missing, where a saved head has it
     EVENT = "event"  # a malformed event of another type that is ours
+    CHECKPOINT = "checkpoint"  # is not, or is missing, where a signed checkpoint has it
+    PROOF = "proof"  # is not the record that was proven to be there
+    HISTORY = "history"  # contradicts the events before it
+    STATEMENT = "statement"  # logs a statement whose signatures do not verify
     MESSAGE = "message"  # a malformed MESSAGE of ours
     SEQUENCE = "sequence"  # its seq does not rise above the stream's last
     SIGNATURE = "signature"  # refused by the signature check
@@ -154,10 +162,13 @@ class Chain:
         *,
         expected: Head | None = None,
         check_signature: SignatureCheck | None = None,
+        check_message: MessageCheck | None = None,
+        foreseen: Finding | None = None,
     ) -> Finding | None:
         """Take ``lines`` (without newlines) up to the first bad one, which is the finding.
 
-        ``expected``: a saved head that the record at its position must bear out.
+        ``expected``: a saved head that the record at its position must bear out. ``foreseen``: the
+        finding on its line, when that is sound otherwise.
         """
         tally = self.tally
         for text in lines:
@@ -178,8 +189,11 @@ class Chain:
                     position, Defect.HEAD, "it is not the record of the saved head"
                 )
                 break
+            if foreseen is not None and position == foreseen.position:
+                self.finding = foreseen
+                break
             if record.event_type == MESSAGE:
-                self.finding = self._take_message(record, check_signature)
+                self.finding = self._take_message(record, check_signature, check_message)
                 if self.finding is not None:
                     break
             elif record.event_type in SHAPES:
@@ -238,8 +252,34 @@ class Chain:
             )
         return self.finding
 
+    def snapshot(self) -> dict[str, Any]:
+        """All that is needed to go on from here, as JSON values. Only of a sound chain that began
+        at the genesis."""
+        if self.finding is not None or self.start != 0 or self.event_hash is None:
+            raise ValueError("only a sound chain from the genesis on is carried over")
+        return {
+            "position": self.position,
+            "hash": self.event_hash,
+            "size": self.size,
+            "streams": self.last_seqs,
+            "tally": asdict(self.tally),
+        }
+
+    @classmethod
+    def restore(cls, stored: dict[str, Any]) -> Chain:
+        """The chain that ``snapshot`` gave. Raises ValueError, KeyError or TypeError."""
+        chain = cls()
+        chain.position, chain.size = int(stored["position"]), int(stored["size"])
+        chain.event_hash = str(stored["hash"])
+        chain.last_seqs = {str(stream): int(seq) for stream, seq in stored["streams"].items()}
+        chain.tally = Tally(**stored["tally"])
+        return chain
+
     def _take_message(
-        self, record: Record, check_signature: SignatureCheck | None
+        self,
+        record: Record,
+        check_signature: SignatureCheck | None,
+        check_message: MessageCheck | None,
     ) -> Finding | None:
         tally = self.tally
         if not claims_to_be_secure(record.metadata):
@@ -266,6 +306,8 @@ class Chain:
             verdict = check_signature(record, event)
             if verdict is False:
                 return Finding(position, Defect.SIGNATURE, "its signature does not verify")
+        if check_message is not None and (reason := check_message(record, event)) is not None:
+            return Finding(position, Defect.HISTORY, reason)
         if last_seq == 0 and self.first_seqs is not None:
             self.first_seqs[stream] = event.seq
         self.last_seqs[stream] = event.seq

@@ -145,6 +145,11 @@ class Edge:
             if len(self._levels[level]) != width * HASH_SIZE:
                 raise NotATile("the partial tiles are not those of this size")
 
+    @property
+    def levels(self) -> tuple[bytes, ...]:
+        """What ``partial`` of another edge must be to go on from here."""
+        return tuple(bytes(level) for level in self._levels)
+
     def extend(self, leaves: Sequence[bytes]) -> list[tuple[Tile, bytes]]:
         """Add leaf hashes in order; return the tiles that they made full, with their bytes."""
         full: list[tuple[Tile, bytes]] = []

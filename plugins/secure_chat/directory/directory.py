@@ -316,6 +316,10 @@ class Directory:
             position=entry.position,
         )
 
+    def published(self) -> Iterator[tuple[str, bytes]]:
+        """Kind and bytes of every statement that the ledger has and that is here. Blocking."""
+        return self._store.statements()
+
     async def stock(self, wallet: str, device: str) -> Stock:
         """The one-time prekeys that an own device has left. Raises UnknownDevice."""
         published = _in_force(await self._entry(wallet), device)

@@ -20,6 +20,7 @@ from plugins.secure_chat.mailbox.store import Mailbox, StoredIdentityEvent
 from plugins.secure_chat.mailbox.tables import identity_events
 
 MAX_STOCK: Final = 200  # one-time prekeys of a kind kept for a device; the oldest go first
+_PAGE: Final = 256  # statements read at once, about 2 MB
 _ONE_TIME: Final = (Kind.ONE_TIME, Kind.ONE_TIME_KEM)
 
 
@@ -80,16 +81,24 @@ class DirectoryStore:
             return {row.id: row.body for row in rows}
 
     def statements(self) -> Iterator[tuple[str, bytes]]:
-        """(kind, body) of every statement that the ledger has and that is here, in its order."""
-        with self._mailbox.reading() as connection:
-            yield from (
-                (row.kind, row.body)
-                for row in connection.execute(
-                    select(identity_events.c.kind, statements.c.body)
+        """(kind, body) of every statement that the ledger has and that is here, in its order.
+
+        Read a page at a time: who takes them slowly holds no transaction open.
+        """
+        after = 0
+        while True:
+            with self._mailbox.reading() as connection:
+                page = connection.execute(
+                    select(identity_events.c.position, identity_events.c.kind, statements.c.body)
                     .join(statements, statements.c.id == identity_events.c.statement)
+                    .where(identity_events.c.position > after)
                     .order_by(identity_events.c.position)
-                )
-            )
+                    .limit(_PAGE)
+                ).all()
+            if not page:
+                return
+            yield from ((row.kind, row.body) for row in page)
+            after = page[-1].position
 
     # -- prekeys ------------------------------------------------------------------------------
 

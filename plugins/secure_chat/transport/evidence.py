@@ -13,8 +13,10 @@ from functools import partial
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
+from plugins.secure_chat.audit.certificates import encode_statement
 from plugins.secure_chat.core.dialects import read
 from plugins.secure_chat.core.tiles import EntryTooLarge, NotATile
 from plugins.secure_chat.errors import Code, InvalidMessage, LedgerUnavailable, NotAMember
@@ -166,6 +168,26 @@ def evidence_router(chat_of: Callable[[], Chat]) -> APIRouter:
         return Consistency(
             old=old, new=size, hashes=[base64.b64encode(each).decode() for each in hashes]
         )
+
+    @router.get(
+        "/ledger/statements",
+        responses={
+            200: {
+                "description": "One JSON object a line: kind, statement (base64)",
+                "content": {"application/jsonl": {"schema": {"type": "string"}}},
+            },
+            **problems(*COMMON, Code.NOT_A_MEMBER),
+        },
+        response_class=StreamingResponse,
+    )
+    async def get_statements(request: Request) -> StreamingResponse:
+        """Every identity statement, certificate and revocation that the ledger has hashes of, for
+        scope `auditor`: `secure-chat audit --certificates` verifies the signatures with them."""
+        chat = chat_of()
+        if AUDITOR not in caller(request, chat).scopes:
+            raise NotAMember("all statements together are for auditors")
+        lines = (encode_statement(*one) for one in chat.directory.published())
+        return StreamingResponse(lines, media_type="application/jsonl")
 
     @router.get(
         "/ledger/tile/{path:path}",

@@ -100,6 +100,10 @@ def test_json_is_one_object_on_stdout(path: Path, ledger: Ledger) -> None:
             "other_events": 16,
         },
         "ambiguous": 0,
+        "identities": None,
+        "checkpoints": [],
+        "proofs": [],
+        "reward_statements": [],
     }
     _tamper(path, ledger, 30)
     status, out, _ = _run(path, "--json")

@@ -100,6 +100,7 @@ def test_rest_publishes_its_problems() -> None:
         "/v1/chat/rewards/{epoch}": ["get"],
         "/v1/chat/ledger/inclusion/{position}": ["get"],
         "/v1/chat/ledger/consistency": ["get"],
+        "/v1/chat/ledger/statements": ["get"],
         "/v1/chat/ledger/tile/{path}": ["get"],
     }
     for_everyone = {"/v1/chat/ledger/checkpoint": ["get"], "/v1/chat/ledger/keys": ["get"]}

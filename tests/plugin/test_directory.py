@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from plugins.secure_chat.crypto import devices, identity
+from plugins.secure_chat.crypto import devices, identity, labels
 from plugins.secure_chat.crypto.devices import Certificate, DeviceKeys, Revocation
 from plugins.secure_chat.crypto.identity import Identity, PostQuantumKey
 from plugins.secure_chat.crypto.prekeys import Bundle, Kind, Publication
@@ -224,6 +224,29 @@ def test_a_device_without_every_proof_of_possession_is_refused_and_not_logged(
     assert len(server.records()) == logged
 
 
+def test_nobody_publishes_for_another_wallet_however_sound_the_statement(
+    server: ChatServer,
+) -> None:
+    alice, mallory = Registrant(server, "phone", "laptop"), Registrant(server, "phone").register()
+    alice.publish_identity()
+    alice.publish_device("phone")
+    alice.revoke("phone")
+    logged = len(server.records())
+    for method, path, field, statement in (
+        ("PUT", "/identity", "identity", alice.identity),
+        ("POST", "/devices", "certificate", alice.certificates[1]),
+        ("POST", "/revocations", "revocation", alice.revocations[0]),
+    ):
+        answer = mallory.call(method, path, **{field: statement.encode()})
+        assert_refused(answer, 422, "invalid_message", field=field)
+    alices = alice.publications[alice.certificates[0].id].encode()
+    answer = mallory.call("PUT", "/devices/phone/prekeys", publication=alices)
+    assert_refused(answer, 422, "invalid_message", field="publication")
+    assert len(server.records()) == logged
+    assert alice.publish_device("laptop").status_code == 201
+    assert alice.publish_revocation().status_code == 201
+
+
 def test_a_certificate_needs_the_identity_in_force(server: ChatServer) -> None:
     alice = Registrant(server, "phone")
     assert_refused(alice.publish_device("phone"), 422, "invalid_message", field="certificate")
@@ -379,6 +402,14 @@ def test_a_revocation_needs_its_signatures_and_a_certificate_in_the_directory(
     ):
         answer = alice.call("POST", "/revocations", revocation=defect.encode())
         assert_refused(answer, 422, "bad_signature")
+    body = replace(sound.body, certificate=bytes(32))
+    of_no_certificate = Revocation(
+        body,
+        alice.wallet.sign(body.text),
+        alice.post_quantum.sign(labels.DEVICE_REVOCATION, body.encoded),
+    )
+    answer = alice.call("POST", "/revocations", revocation=of_no_certificate.encode())
+    assert_refused(answer, 403, "unknown_device")
     assert listing(server, alice.id)["revocations"] == []
     assert alice.publish_revocation().status_code == 201
     listed = listing(server, alice.id)
@@ -513,6 +544,27 @@ def test_a_wallet_is_told_when_a_claim_leaves_few_prekeys(server: ChatServer) ->
             "one_time": 19,
             "one_time_kem": 19,
         }
+
+
+def test_what_the_directory_does_is_counted(tmp_path: Any) -> None:
+    with chat_server(tmp_path) as server:
+        alice = Registrant(server, "phone", one_time=1).register()
+        bob = Registrant(server)
+        for _ in range(3):
+            bob.claim(alice.id, ["phone"])
+        server.post(alice.id, alice.signed("phone", ALICE, 1))
+        server.post(alice.id, {**alice.signed("phone", ALICE, 2), "ts": 9})
+        text = server.http.get("/metrics").text
+    for line in (
+        'secure_chat_directory_statements_total{kind="identity"} 1.0',
+        'secure_chat_directory_statements_total{kind="device"} 1.0',
+        'secure_chat_directory_statements_total{kind="prekeys"} 1.0',
+        'secure_chat_prekey_claims_total{kem="one_time"} 1.0',
+        'secure_chat_prekey_claims_total{kem="last_resort"} 2.0',
+        'secure_chat_signatures_total{verdict="good"} 1.0',
+        'secure_chat_signatures_total{verdict="bad"} 1.0',
+    ):
+        assert line in text
 
 
 def test_claims_are_limited_by_claimer_and_by_target(tmp_path: Any) -> None:

@@ -10,15 +10,25 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
+from plugins.secure_chat.bench.costs import Cost
+from plugins.secure_chat.bench.directory import directory_costs
 from plugins.secure_chat.bench.figures import Round, Row, percentile, rows
 from plugins.secure_chat.bench.load import Pair, Plan, Seen
 from plugins.secure_chat.bench.servers import NAMES, OURS, Server, running
 from plugins.secure_chat.bench.workload import Scenario, receiver, sender
 
+
+class Section(Protocol):
+    """Costs of one part of the product, measured in a folder of its own; ``quick``: roughly."""
+
+    def __call__(self, folder: Path, *, quick: bool) -> list[Cost]: ...
+
+
+SECTIONS: Final[dict[str, Section]] = {"directory": directory_costs}
 _LOAD_SECONDS: Final = 120
 _SYNCS: Final = 100
 _RECORD: Final = b"x" * 599 + b"\n"
@@ -26,11 +36,13 @@ _RECORD: Final = b"x" * 599 + b"\n"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """All rows, and the time of one append and sync in the same directory (microseconds)."""
+    """All rows, the time of one append and sync in the same directory (microseconds), and what
+    single kinds of work cost."""
 
     rows: list[Row]
     sync_p50: float
     sync_p99: float
+    costs: list[Cost]
 
 
 def measure(
@@ -39,6 +51,7 @@ def measure(
     rounds: int,
     *,
     servers: Sequence[str] = NAMES,
+    quick: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Result:
     """Run ``scenarios`` on every server in turns, ``rounds`` times. Files go to ``directory``.
@@ -59,7 +72,11 @@ def measure(
                     measured[server.name].append(_one(server, scenario, first_seq))
                 first_seq += scenario.messages
             found += rows(scenario.name, measured)
-    return Result(found, percentile(syncs, 0.5), percentile(syncs, 0.99))
+    costs: list[Cost] = []
+    for name, section in SECTIONS.items():
+        progress(name)
+        costs += section(directory / name, quick=quick)
+    return Result(found, percentile(syncs, 0.5), percentile(syncs, 0.99), costs)
 
 
 def _one(server: Server, scenario: Scenario, first_seq: int) -> Round:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from plugins.secure_chat.bench.costs import Cost
 from plugins.secure_chat.bench.figures import Row, latency_targets
 from plugins.secure_chat.bench.run import Result, measure
 from plugins.secure_chat.bench.workload import FULL, QUICK
@@ -40,6 +42,7 @@ def bench(
                 Path(folder),
                 QUICK if quick else FULL,
                 1 if quick else rounds,
+                quick=quick,
                 progress=(lambda _: None) if quiet else errors.print,
             )
     except (RuntimeError, OSError) as error:
@@ -69,6 +72,17 @@ def _print(result: Result) -> None:
     console.print(
         "group: messages a commit; CPU: the server's, a message; load: cores the generator took"
     )
+    console.print(_costs(result.costs))
+
+
+def _costs(costs: Sequence[Cost]) -> Table:
+    table = Table("section", "what", box=None)
+    table.add_column("a second", justify="right")
+    table.add_column("target", justify="right")
+    for cost in costs:
+        target = "" if cost.target is None else f"{cost.target:,.0f}"
+        table.add_row(cost.section, cost.what, f"{cost.per_second:,.0f}", target)
+    return table
 
 
 def _cells(row: Row) -> list[str]:

@@ -155,17 +155,20 @@ class DirectoryStore:
         with self._mailbox.reading() as connection:
             return _stock(connection, certificate)
 
-    def claim(self, certificates: Sequence[str]) -> list[Claimed]:
-        """A bundle of each device that has published prekeys, in the order asked for.
+    def claim(self, claims: Sequence[Sequence[str]]) -> list[list[Claimed]]:
+        """For each claim, a bundle of each device that has published prekeys, in the order asked.
 
         A one-time prekey is gone, durably, before it is handed out; without one left, the bundle
         has the last-resort KEM prekey and no one-time X25519 prekey.
         """
         with self._mailbox.writing() as connection:
             return [
-                claimed
-                for certificate in certificates
-                if (claimed := self._claim(connection, certificate)) is not None
+                [
+                    claimed
+                    for certificate in certificates
+                    if (claimed := self._claim(connection, certificate)) is not None
+                ]
+                for certificates in claims
             ]
 
     def drop_prekeys(self, certificates: Iterable[str]) -> None:

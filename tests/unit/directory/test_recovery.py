@@ -10,6 +10,7 @@ import pytest
 
 from plugins.secure_chat.core.directory_entry import DirectoryEntry
 from plugins.secure_chat.crypto.prekeys import Kind
+from plugins.secure_chat.directory.directory import MAX_HISTORY
 from plugins.secure_chat.errors import InvalidMessage, LedgerUnavailable, UnknownDevice
 from plugins.secure_chat.ledger.journal import START
 from plugins.secure_chat.mailbox.store import Mailbox
@@ -50,9 +51,12 @@ async def test_a_statement_logged_and_not_indexed_is_in_force_after_a_restart(
     tmp_path: Path,
 ) -> None:
     person = person_of("a", "b")
+    publication = person.devices["a"].messenger.publish_prekeys(1)
     async with opened(tmp_path) as chat:
         await chat.register(person)
+        await chat.directory.publish_prekeys(person.id, "a", publication.encode())
         before = await entry(chat, person)
+        rows = chat.service.mailbox.identity_events(person.id)
     # crash point: the rows of the index had not reached the disk
     mailbox = Mailbox.at(tmp_path / MAILBOX)
     mailbox.drop_after(0)
@@ -60,6 +64,7 @@ async def test_a_statement_logged_and_not_indexed_is_in_force_after_a_restart(
     mailbox.close()
     async with opened(tmp_path) as chat:
         assert await entry(chat, person) == before
+        assert chat.service.mailbox.identity_events(person.id) == rows
         assert (await chat.service.send(envelope(person, "b", 1))).seq == 1
 
 
@@ -92,7 +97,9 @@ async def test_statements_lost_with_the_mailbox_are_said_and_come_back_without_a
         assert await chat.directory.claim("bob", person.id, ["a"]) == []
         # Its owner publishes it again: each statement is known, the last one makes it whole.
         await chat.register(person)
-        assert (await chat.directory.listing(person.id)).identity is None
+        # Without the revocation alone, its device would look as if it were in force.
+        listed = await chat.directory.listing(person.id)
+        assert (listed.identity, listed.certificates) == (None, [])
         again = await chat.directory.revoke(person.id, person.revocations[0].encode())
         assert not again.new
         assert await chat.directory.listing(person.id) == whole
@@ -156,6 +163,63 @@ async def test_prekeys_handed_out_before_a_crash_are_not_handed_out_after_it(
             assert claimed.bundle.one_time is not None
             seen.add(claimed.bundle.one_time.id)
     assert len(seen) == 5
+
+
+async def test_prekeys_of_devices_that_are_no_longer_in_force_are_not_kept(
+    tmp_path: Path,
+) -> None:
+    person = person_of("a", "b")
+    ids = [one.id.hex() for one in person.certificates]
+    async with opened(tmp_path) as chat:
+        await chat.register(person)
+        for name in ("a", "b"):
+            publication = person.devices[name].messenger.publish_prekeys(1)
+            await chat.directory.publish_prekeys(person.id, name, publication.encode())
+        assert all(chat.store.publication(one) for one in ids)
+        person.revoke("b")
+        await chat.directory.revoke(person.id, person.revocations[0].encode())
+        assert [chat.store.publication(one) is None for one in ids] == [False, True]
+        person.renew(bless=True)
+        await chat.directory.publish_identity(person.id, person.identity.encode())
+        assert [chat.store.stock(one).one_time for one in ids] == [0, 0]
+        assert not any(chat.store.publication(one) for one in ids)
+
+
+async def test_a_claim_that_cannot_be_written_is_refused_and_takes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = person_of("a")
+    publication = person.devices["a"].messenger.publish_prekeys(2)
+    async with opened(tmp_path) as chat:
+        await chat.register(person)
+        await chat.directory.publish_prekeys(person.id, "a", publication.encode())
+
+        def full(_claims: object) -> None:
+            raise LedgerUnavailable("the disk is full")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(chat.store, "claim", full)
+            outcomes = await asyncio.gather(
+                *(chat.directory.claim("bob", person.id, ["a"]) for _ in range(3)),
+                return_exceptions=True,
+            )
+        assert [type(one) for one in outcomes] == [LedgerUnavailable] * 3
+        ((_, claimed),) = await chat.directory.claim("bob", person.id, ["a"])
+        assert claimed.is_one_time
+        assert claimed.left.one_time == 1
+
+
+async def test_the_newest_statements_are_shown_oldest_first(tmp_path: Path) -> None:
+    person = person_of()
+    published = []
+    async with opened(tmp_path) as chat:
+        for _ in range(MAX_HISTORY + 2):
+            published.append(person.identity.encode())
+            await chat.directory.publish_identity(person.id, person.identity.encode())
+            person.renew(bless=True)
+        listed = await chat.directory.listing(person.id)
+    assert listed.identity == published[-1]
+    assert listed.history == published[1:-1]
 
 
 async def test_a_thousand_claims_at_once_get_no_prekey_twice(tmp_path: Path) -> None:

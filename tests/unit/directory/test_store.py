@@ -51,7 +51,7 @@ def claimed_numbers(store: DirectoryStore, times: int) -> list[tuple[int, int]]:
     """The numbers of so many claims: one-time X25519 and KEM, 0 for the last resort or none."""
     found = []
     for _ in range(times):
-        (claimed,) = store.claim([PHONE])
+        ((claimed,),) = store.claim([[PHONE]])
         bundle = claimed.bundle
         assert bundle.kem is not None
         assert claimed.is_one_time == (bundle.kem.kind is Kind.ONE_TIME_KEM)
@@ -101,8 +101,9 @@ def test_devices_do_not_share_prekeys_and_dropped_ones_are_gone(store: Directory
     store.publish(laptop, "p2", publication(4, 5))
     store.drop_prekeys([PHONE])
     assert store.publication(PHONE) is None
-    assert [one.certificate for one in store.claim([PHONE, laptop])] == [laptop]
-    assert store.stock(laptop) == Stock(1, 1)
+    first, second = store.claim([[PHONE, laptop], [laptop]])
+    assert [one.certificate for one in (*first, *second)] == [laptop, laptop]
+    assert [one.left for one in (*first, *second)] == [Stock(1, 1), Stock(0, 0)]
 
 
 def test_claims_through_two_connections_get_no_prekey_twice(
@@ -117,7 +118,7 @@ def test_claims_through_two_connections_get_no_prekey_twice(
         other = DirectoryStore(mailbox)
         while True:
             try:
-                (claimed,) = other.claim([PHONE])
+                ((claimed,),) = other.claim([[PHONE]])
             except LedgerUnavailable:
                 continue
             if claimed.bundle.one_time is None:

@@ -19,8 +19,8 @@ class SignatureCheck(Protocol):
     async def __call__(self, envelopes: Sequence[Envelope]) -> Sequence[Refusal | None]:
         """For each of ``envelopes``, in their order, why it is refused, or None.
 
-        Called for a group at a time, before its sequence numbers are looked at; events that were
-        logged before are applied, and nothing is logged meanwhile.
+        Called for a group at a time, before its sequence numbers are looked at. Other events that
+        were logged before are applied, and meanwhile messages alone are logged.
         """
 
 

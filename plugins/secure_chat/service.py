@@ -1,8 +1,13 @@
 """The life of a message: received → validated → sequenced → committed → delivered → acknowledged.
 
-One task takes all that waits in the pool, decides on every sequence number, commits the fresh
-messages as one group, and only then applies, delivers and acknowledges. The next group starts when
-the last is done. Sockets and REST are shells that call ``submit``; here is no transport.
+Two tasks share the work. The sequencer takes what waits in the pool, decides on every sequence
+number and gives the fresh messages to the ledger as one group. The settler waits until the group is
+durable, and only then delivers and acknowledges, group by group in the ledger's order. So the next
+group is decided while the last one syncs; what is decided counts as the stream's last number at
+once. When a group fails, what was decided behind it fails too, and nothing more is decided before
+all groups are settled and the mailbox is level with the ledger.
+
+Sockets and REST are shells that call ``submit``; here is no transport.
 """
 
 from __future__ import annotations
@@ -31,14 +36,15 @@ from plugins.secure_chat.errors import (
     Refusal,
 )
 from plugins.secure_chat.hub import Hub, Outbox
-from plugins.secure_chat.ledger.port import Ledger
+from plugins.secure_chat.ledger.port import Alongside, Ledger
 from plugins.secure_chat.mailbox.store import Mailbox, Stored, Waiting
 from plugins.secure_chat.metrics import Metrics
 
 log: Final = logging.getLogger(__name__)
 T = TypeVar("T")
 
-MAX_GROUP: Final = 4096  # messages a commit: bounds what one failure can refuse
+MAX_GROUP: Final = 512  # messages a commit: bounds what holds the event loop at once
+MAX_UNSETTLED: Final = 3  # groups decided and not settled: one syncs, the others queue behind it
 MAX_STREAMS: Final = 100_000  # last sequence numbers kept in memory; others are read again
 CHECKPOINT_EVERY: Final = 10_000  # records between two saved checkpoints: bounds start-up work
 
@@ -84,11 +90,20 @@ class Committed:
 
 @dataclass(slots=True)
 class _Group:
-    """What one commit decided: fresh messages in order, and repeats of them within the group."""
+    """What was decided at once: fresh messages in order, with their gaps, and repeats of others."""
 
     fresh: list[tuple[_Item, int]] = field(default_factory=list)
-    echoes: list[tuple[_Item, int]] = field(default_factory=list)
+    echoes: list[tuple[_Item, int]] = field(default_factory=list)  # of the fresh one at an index
     repeats: list[tuple[_Item, Receipt, bool]] = field(default_factory=list)
+    drafts: list[EventDraft] = field(default_factory=list)
+    stored: list[Stored] = field(default_factory=list)  # once the receipts are known
+    not_stored: LedgerUnavailable | None = None
+    commit: asyncio.Task[list[Receipt]] | None = None  # None when nothing is fresh
+
+    def refuse(self, error: LedgerUnavailable) -> None:
+        """Answer all that waits for this commit."""
+        for item, _ in self.fresh + self.echoes:
+            item.reply(error)
 
 
 class ChatService:
@@ -119,15 +134,20 @@ class ChatService:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._last_seq: OrderedDict[Stream, int] = OrderedDict()
+        self._last_seq: OrderedDict[Stream, int] = OrderedDict()  # of what is decided
+        # Decided and not settled: the message at (stream, seq), as its group and its index there.
+        self._undurable: dict[tuple[Stream, int], tuple[_Group, int]] = {}
+        self._unsettled: asyncio.Queue[_Group] = asyncio.Queue()
+        self._room = asyncio.Semaphore(MAX_UNSETTLED)
+        self._failures = 0  # of groups: what was decided before one is not decided on top of it
         self._budgets = Budgets(rate, burst)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="mailbox-writer")
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="mailbox-reader")
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._draining = False
         self._saved_position = self.delivered_position
         # What the mailbox still has to do before the next commit, when it could not be written.
-        self._unstored: list[Stored] = []  # committed and not stored: at most one group
+        self._unstored: list[Stored] = []  # committed and not stored, or stored behind such
         self._unstored_event: tuple[_Event, Receipt] | None = None  # the same, of another event
         self._orphaned = False  # it may hold rows that were refused by the ledger
 
@@ -140,15 +160,18 @@ class ChatService:
         self._observers.append(observer)
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="sequencer")
+        self._tasks = [
+            asyncio.create_task(self._run(), name="sequencer"),
+            asyncio.create_task(self._settle(), name="settler"),
+        ]
 
     async def stop(self) -> None:
         """Refuse new messages, commit what is in the pool, and stop."""
         self._draining = True
         await self.drained()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.ledger.stopped is None and await self._mend_mailbox() is None:
             # Only then does the mailbox have all that the checkpoint would vouch for.
             checkpoint = self.ledger.checkpoint
@@ -162,6 +185,7 @@ class ChatService:
     async def drained(self) -> None:
         """Return when everything taken so far is committed, delivered and answered."""
         await self._idle.wait()
+        await self._unsettled.join()
 
     @property
     def waiting(self) -> int:
@@ -174,7 +198,7 @@ class ChatService:
             reasons.append(self.ledger.stopped)
         if self._draining:
             reasons.append("the server is shutting down")
-        if self._task is not None and self._task.done() and not self._draining:
+        if any(task.done() for task in self._tasks) and not self._draining:
             reasons.append("the sequencer has stopped; restart to recover")
         return reasons
 
@@ -278,20 +302,36 @@ class ChatService:
                     del self._pool[0]
                     await self._log(first)
                     continue
+                # What comes while there is no room makes the next group larger.
+                await self._room.acquire()
                 items = _leading_messages(self._pool)
                 del self._pool[: len(items)]
+                group = _Group()
                 try:
-                    await self._process(items)
+                    await self._decide(items, group)
                 except Exception:
-                    # A defect of ours: these messages are unanswered, so their senders try again.
                     log.exception("sequencer.failed messages=%d", len(items))
-                    failure = LedgerUnavailable("internal failure; resend")
-                    for item in items:
-                        item.reply(failure)
+                    self._forget(group)
+                    _refuse_for_a_defect(items)
+                self._unsettled.put_nowait(group)
             self._idle.set()
+
+    async def _settle(self) -> None:
+        while True:
+            group = await self._unsettled.get()
+            try:
+                await self._finish(group)
+            except Exception:
+                log.exception("settler.failed messages=%d", len(group.fresh))
+                self._forget(group)
+                _refuse_for_a_defect([item for item, _ in group.fresh + group.echoes])
+                _refuse_for_a_defect([item for item, _, _ in group.repeats])
+            self._room.release()
+            self._unsettled.task_done()
 
     async def _log(self, event: _Event) -> None:
         """Commit one event alone: the next in the pool may depend on it."""
+        await self._unsettled.join()
         try:
             not_mended = await self._mend_mailbox()
             if not_mended is not None:
@@ -319,7 +359,8 @@ class ChatService:
         try:
             (receipt,) = await self.ledger.commit([draft], alongside)
         except LedgerUnavailable:
-            await self._forget_uncommitted()
+            self._orphaned = True
+            await self._mend_mailbox()
             raise
         # crash point: committed, not applied; who applies it does so again at start
         self._tell_observers([draft], [receipt])
@@ -346,16 +387,25 @@ class ChatService:
             except Exception:
                 log.exception("observer.failed events=%d", len(events))
 
-    async def _process(self, items: list[_Item]) -> None:
-        not_mended = await self._mend_mailbox()
-        if not_mended is not None:
-            for item in items:
-                item.reply(not_mended)
-            return
-        group = await self._sequence(await self._signed(items))
+    async def _decide(self, items: list[_Item], group: _Group) -> None:
+        """Decide on ``items`` and give what is fresh to the ledger; who is refused is answered."""
+        if self._is_behind() or self._checkpoint_is_due():
+            await self._unsettled.join()
+            not_mended = await self._mend_mailbox()
+            if not_mended is not None:
+                for item in items:
+                    item.reply(not_mended)
+                return
+            await self._save_checkpoint()
+        failures = self._failures
+        await self._sequence(await self._signed(items), group)
+        if failures != self._failures:
+            # The numbers before these were not committed after all.
+            group.refuse(LedgerUnavailable("the ledger refused what was sent before; resend", 1.0))
+            group.fresh.clear()
+            group.echoes.clear()
         if group.fresh:
-            await self._commit(group)
-        await self._answer_repeats(group.repeats)
+            self._commit(group)
 
     async def _signed(self, items: list[_Item]) -> list[_Item]:
         """The items whose signatures are in order; the others are answered."""
@@ -370,105 +420,128 @@ class ChatService:
                 item.reply(refusal)
         return passed
 
-    async def _sequence(self, items: list[_Item]) -> _Group:
-        """Decide on every item. The pending numbers of this group count as committed."""
-        await self._load({item.stream for item in items})
+    async def _sequence(self, items: list[_Item], group: _Group) -> None:
+        """Decide on every item: numbers of this group and of those that sync count as committed."""
+        last_seqs = await self._load({item.stream for item in items})
         await self._audience.load({item.stream.recipient for item in items})
-        group = _Group()
-        pending: dict[Stream, int] = {}
-        at: dict[tuple[Stream, int], tuple[str, int]] = {}
+        here: dict[tuple[Stream, int], tuple[_Group, int]] = {}
         for item in items:
             envelope = item.envelope
             stream, seq = item.stream, envelope.seq
-            last = pending.get(stream) or self._last_seq[stream]
-            twin = at.get((stream, seq)) if seq <= last else None
-            if twin is not None and twin[0] == envelope.hash:
-                group.echoes.append((item, twin[1]))
-                continue
+            last = last_seqs[stream]
+            logged, has_frame = None, True
             try:
-                logged, has_frame = None, True
-                if twin is not None:
-                    logged = Logged(twin[0], Receipt(0, "", "", ""))
-                elif seq <= last:
-                    found = await self.read(partial(self.mailbox.logged, stream, seq))
-                    if found is not None:
-                        logged, has_frame = found
+                if seq <= last:
+                    twin = here.get((stream, seq)) or self._undurable.get((stream, seq))
+                    if twin is not None:
+                        in_group, index = twin
+                        digest = in_group.fresh[index][0].envelope.hash
+                        if digest == envelope.hash:
+                            in_group.echoes.append((item, index))
+                            continue
+                        logged = Logged(digest, Receipt(0, "", "", ""))
+                    else:
+                        found = await self.read(partial(self.mailbox.logged, stream, seq))
+                        if found is not None:
+                            logged, has_frame = found
                 decision = decide(last, seq, envelope.hash, logged)
-                if not isinstance(decision, Duplicate):
-                    self._audience.admit(envelope)
+                if isinstance(decision, Duplicate):
+                    group.repeats.append((item, decision.receipt, has_frame))
+                    continue
+                self._audience.admit(envelope)
             except Refusal as refusal:
                 item.reply(refusal)
                 continue
-            if isinstance(decision, Duplicate):
-                group.repeats.append((item, decision.receipt, has_frame))
-                continue
-            pending[stream] = seq
-            at[stream, seq] = (envelope.hash, len(group.fresh))
+            last_seqs[stream] = seq
+            here[stream, seq] = (group, len(group.fresh))
             group.fresh.append((item, decision.gap))
-        return group
 
-    async def _load(self, streams: set[Stream]) -> None:
-        """Have the last committed number of every stream in memory."""
+    async def _load(self, streams: set[Stream]) -> dict[Stream, int]:
+        """The last decided number of every stream."""
         missing = [stream for stream in streams if stream not in self._last_seq]
         if missing:
             found = await self.read(lambda: [self.mailbox.last_seq(s) for s in missing])
             self._last_seq.update(zip(missing, found, strict=True))
         for stream in streams:
             self._last_seq.move_to_end(stream)
-        while len(self._last_seq) > max(MAX_STREAMS, len(streams)):
+        # Those that are not settled were used last, and there are fewer of them than are kept.
+        while len(self._last_seq) > MAX_STREAMS:
             self._last_seq.popitem(last=False)
+        return {stream: self._last_seq[stream] for stream in streams}
 
-    async def _commit(self, group: _Group) -> None:
-        """Commit the fresh messages as one group, then deliver and acknowledge them."""
-        frames: list[bytes] = []
-        batch: list[Stored] = []
-        not_stored: LedgerUnavailable | None = None
+    def _commit(self, group: _Group) -> None:
+        """Give ``group`` to the ledger, behind those that are not settled."""
+        for index, (item, _) in enumerate(group.fresh):
+            envelope = item.envelope
+            group.drafts.append(from_envelope(envelope).draft(envelope.signature))
+            self._last_seq[item.stream] = envelope.seq
+            self._undurable[item.stream, envelope.seq] = (group, index)
 
         async def alongside(receipts: list[Receipt]) -> None:
-            nonlocal not_stored
             for (item, _), receipt in zip(group.fresh, receipts, strict=True):
                 envelope = item.envelope
-                frames.append(delivered(envelope, receipt))
-                batch.append(_stored(envelope, item.stream, receipt, frames[-1]))
+                frame = delivered(envelope, receipt)
+                group.stored.append(_stored(envelope, item.stream, receipt, frame))
             try:
-                await self.write(lambda: self.mailbox.store(batch))
+                await self.write(lambda: self.mailbox.store(group.stored))
             except LedgerUnavailable as error:
-                not_stored = error
+                group.not_stored = error
 
-        drafts = [
-            from_envelope(item.envelope).draft(item.envelope.signature) for item, _ in group.fresh
-        ]
+        group.commit = asyncio.create_task(self._timed_commit(group.drafts, alongside))
+
+    async def _timed_commit(self, drafts: list[EventDraft], alongside: Alongside) -> list[Receipt]:
         started = self._monotonic()
-        try:
-            receipts = await self.ledger.commit(drafts, alongside)
-        except LedgerUnavailable as error:
-            await self._forget_uncommitted()
-            for item, _ in group.fresh + group.echoes:
-                item.reply(error)
-            return
-        now = self._monotonic()
-        self.metrics.committed(len(receipts), now - started)
-        # crash point: committed, not delivered; a retry gets these receipts
+        receipts = await self.ledger.commit(drafts, alongside)
+        self.metrics.committed(len(receipts), self._monotonic() - started)
+        return receipts
+
+    async def _finish(self, group: _Group) -> None:
+        """Wait until ``group`` is durable; then deliver it and acknowledge it."""
+        if group.commit is not None:
+            try:
+                receipts = await group.commit
+            except LedgerUnavailable as error:
+                self._forget(group)
+                group.refuse(error)
+            else:
+                # crash point: committed, not delivered; a retry gets these receipts
+                self._tell_observers(group.drafts, receipts)
+                self._show(group, receipts)
+        await self._answer_repeats(group.repeats)
+
+    def _forget(self, group: _Group) -> None:
+        """Decide nothing more from what ``group`` decided, nor before the mailbox is mended."""
+        self._failures += 1
+        self._orphaned = True
+        self._settled(group)
+
+    def _settled(self, group: _Group) -> None:
         for item, _ in group.fresh:
-            self._last_seq[item.stream] = item.envelope.seq
-        self._tell_observers(drafts, receipts)
-        if not_stored is not None:
-            # Logged, but the ciphertext is not safe. No ACK, and nothing else is committed before
-            # the mailbox has it; after a crash the retry brings it again.
-            self._unstored = batch
-            for item, _ in group.fresh + group.echoes:
-                item.reply(not_stored)
+            self._undurable.pop((item.stream, item.envelope.seq), None)
+
+    def _show(self, group: _Group, receipts: list[Receipt]) -> None:
+        """Deliver and acknowledge a committed group, unless its ciphertext is not safe."""
+        if group.not_stored is None and self._unstored:
+            group.not_stored = LedgerUnavailable("the mailbox is being mended; resend", 1.0)
+        if group.not_stored is not None:
+            # Logged, but the ciphertext is not safe, or that before it. No ACK, and nothing else is
+            # decided before the mailbox has it; after a crash the retry brings it again.
+            self._unstored += group.stored
+            self._forget(group)
+            group.refuse(group.not_stored)
             return
+        self._settled(group)
         self.delivered_position = receipts[-1].position
-        for (item, _), frame in zip(group.fresh, frames, strict=True):
-            self._deliver(frame, item.stream, item.origin)
+        for (item, _), stored in zip(group.fresh, group.stored, strict=True):
+            assert stored.frame is not None  # noqa: S101 (made in _commit)
+            self._deliver(stored.frame, item.stream, item.origin)
         self.metrics.delivered(len(receipts))
+        now = self._monotonic()
         for (item, gap), receipt in zip(group.fresh, receipts, strict=True):
             item.reply(ack(item.envelope, receipt, duplicate=False, gap=gap))
             self.metrics.acknowledged(now - item.received)
         for item, index in group.echoes:
             item.reply(ack(item.envelope, receipts[index], duplicate=True, gap=0))
-        await self._save_checkpoint()
 
     def _deliver(self, frame: bytes, stream: Stream, origin: Outbox | None) -> None:
         wallets = self._audience.wallets(stream.recipient)
@@ -489,22 +562,21 @@ class ChatService:
                 self._deliver(frame, item.stream, item.origin)
             item.reply(ack(envelope, receipt, duplicate=True, gap=0))
 
-    async def _forget_uncommitted(self) -> None:
-        """After a failed commit: the mailbox must not hold what the ledger does not."""
-        self._orphaned = True
-        not_mended = await self._mend_mailbox()
-        if not_mended is not None:
-            log.error("mailbox.not_cleaned reason=%s", not_mended.detail)
+    def _is_behind(self) -> bool:
+        """Whether the mailbox may differ from the ledger."""
+        return self._orphaned or bool(self._unstored) or self._unstored_event is not None
 
     async def _mend_mailbox(self) -> LedgerUnavailable | None:
         """Bring the mailbox level with the ledger where it could not be written; or why not yet.
 
-        While it is behind, its sequence state is too, so nothing may be decided from it.
+        While it is behind, its sequence state is too, so nothing may be decided from it. Only when
+        every group is settled: their rows may be there before the ledger has them.
         """
         try:
             if self._orphaned:
                 position = self.ledger.checkpoint.head.position
                 await self.write(lambda: self.mailbox.drop_after(position))
+                self._last_seq.clear()  # what was decided and not committed is in it
                 self._orphaned = False
             if self._unstored:
                 batch = self._unstored
@@ -524,17 +596,29 @@ class ChatService:
             return error
         return None
 
+    def _checkpoint_is_due(self) -> bool:
+        return self.ledger.checkpoint.head.position - self._saved_position >= CHECKPOINT_EVERY
+
     async def _save_checkpoint(self) -> None:
+        """When one is due. Every group must be settled: it vouches for the mailbox's rows."""
+        if not self._checkpoint_is_due():
+            return
         checkpoint = self.ledger.checkpoint
-        if checkpoint.head.position - self._saved_position >= CHECKPOINT_EVERY:
-            self._saved_position = checkpoint.head.position
-            try:
-                await self.write(lambda: self.mailbox.set_checkpoint(checkpoint))
-            except LedgerUnavailable as error:  # it only spares work at the next start
-                log.warning("mailbox.checkpoint_not_saved reason=%s", error.detail)
+        self._saved_position = checkpoint.head.position
+        try:
+            await self.write(lambda: self.mailbox.set_checkpoint(checkpoint))
+        except LedgerUnavailable as error:  # it only spares work at the next start
+            log.warning("mailbox.checkpoint_not_saved reason=%s", error.detail)
 
     async def _in(self, executor: ThreadPoolExecutor, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(executor, call)
+
+
+def _refuse_for_a_defect(items: list[_Item]) -> None:
+    """Answer who has no answer yet: they may send again."""
+    failure = LedgerUnavailable("internal failure; resend")
+    for item in items:
+        item.reply(failure)
 
 
 def _leading_messages(pool: list[_Item | _Event]) -> list[_Item]:

@@ -27,8 +27,11 @@ from plugins.secure_chat.service import ChatService, Committed, Outcome
 ALICE, BOB, CAROL, THREAD = "alice", "bob", "carol", "thread_1"
 
 
-def envelope(sender: str, recipient: str, seq: int, signature: str = "") -> Envelope:
-    ciphertext, nonce = bytes(16), bytes(12)
+def envelope(
+    sender: str, recipient: str, seq: int, signature: str = "", *, other: bool = False
+) -> Envelope:
+    """A message; another of the same number when ``other``."""
+    ciphertext, nonce = bytes([other]) * 16, bytes(12)
     return Envelope(
         sender=sender,
         device="0",

@@ -1,0 +1,330 @@
+"""Groups in a row: what is decided while an earlier group syncs, and what becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from plugins.secure_chat.admission import SignatureCheck
+from plugins.secure_chat.core.envelope import Envelope
+from plugins.secure_chat.core.frames import Ack
+from plugins.secure_chat.errors import LedgerUnavailable, OutcomeUnknown, Refusal, SequenceConflict
+from plugins.secure_chat.hub import Outbox
+from plugins.secure_chat.ledger.file import AppendFile
+from plugins.secure_chat.ledger.journal import Checkpoint, Journal
+from plugins.secure_chat.ledger.port import JournalLedger
+from plugins.secure_chat.mailbox.engine import engine_at
+from plugins.secure_chat.mailbox.store import Mailbox, Stored
+from plugins.secure_chat.metrics import Metrics
+from plugins.secure_chat.service import MAX_UNSETTLED, ChatService, Outcome
+from tests.unit.test_service import ALICE, BOB, envelope
+
+
+class Disk(AppendFile):
+    """A ledger file whose next syncs wait to be let go, and whose writes can be refused."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.held = threading.Event()  # somebody waits in a sync
+        self.go = threading.Event()
+        self.go.set()
+        self.full = False
+        self.broken = False
+
+    def hold(self) -> None:
+        self.held.clear()
+        self.go.clear()
+
+    def append(self, data: bytes) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().append(data)
+
+    def sync(self) -> None:
+        if not self.go.is_set():
+            self.held.set()
+            self.go.wait()
+        if self.broken:
+            raise OSError(errno.EIO, "Input/output error")
+        super().sync()
+
+
+class FailingMailbox(Mailbox):
+    """A mailbox that refuses the batches it is told to, once each."""
+
+    refused_seqs: frozenset[int] = frozenset()
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.go = threading.Event()  # stores wait for it
+        self.go.set()
+        self.vouched: list[tuple[int, list[int]]] = []  # checkpoints, and the rows of the moment
+
+    def set_checkpoint(self, checkpoint: Checkpoint) -> None:
+        rows = [position for position, _ in self.newest_rows()]
+        self.vouched.append((checkpoint.head.position, rows))
+        super().set_checkpoint(checkpoint)
+
+    def store(self, batch: Sequence[Stored]) -> None:
+        self.go.wait()
+        if any(message.seq in self.refused_seqs for message in batch):
+            self.refused_seqs = frozenset()
+            raise LedgerUnavailable("the mailbox's disk is full")
+        super().store(batch)
+
+
+@dataclass
+class Running:
+    service: ChatService
+    journal: Journal
+    disk: Disk
+    mailbox: FailingMailbox
+    answers: dict[int, list[Outcome]] = field(default_factory=dict)
+    stopped: bool = False
+
+    async def stop(self) -> None:
+        if not self.stopped:
+            self.stopped = True
+            await self.service.stop()
+
+    def submit(self, message: Envelope) -> None:
+        answers = self.answers.setdefault(message.seq, [])
+        self.service.submit(message, None, answers.append)
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Turn the loop until ``condition`` holds."""
+        async with asyncio.timeout(60):
+            while not condition():  # noqa: ASYNC110 -- threads make it true, too
+                await asyncio.sleep(0)
+
+    async def answered(self, *seqs: int) -> list[Outcome]:
+        """The first answer to each of ``seqs``."""
+        await self.until(lambda: all(self.answers.get(seq) for seq in seqs))
+        return [self.answers[seq][0] for seq in seqs]
+
+    async def stored(self, seq: int) -> None:
+        """Return when the mailbox has the message: its group is on its way to the ledger."""
+        stream = envelope(ALICE, BOB, seq).stream
+        await self.until(lambda: self.mailbox.logged(stream, seq))
+
+    async def hold_with(self, seq: int) -> None:
+        """Submit a message and hold the disk while it syncs."""
+        self.disk.hold()
+        self.submit(envelope(ALICE, BOB, seq))
+        await self.until(self.disk.held.is_set)
+        await self.stored(seq)
+
+
+@asynccontextmanager
+async def running(path: Path, check: SignatureCheck | None = None) -> AsyncIterator[Running]:
+    disks: list[Disk] = []
+
+    def open_disk(at: Path) -> Disk:
+        disks.append(Disk(at))
+        return disks[0]
+
+    journal = Journal.open(path / "ledger.jsonl", open_file=open_disk)
+    mailbox = FailingMailbox(engine_at(path / "mailbox.sqlite"))
+    service = ChatService(
+        JournalLedger(journal, owned=True),
+        mailbox,
+        Metrics(),
+        rate=1e6,
+        burst=10**6,
+        monotonic=time.monotonic,
+        check=check,
+    )
+    service.start()
+    chat = Running(service, journal, disks[0], mailbox)
+    try:
+        yield chat
+    finally:
+        disks[0].go.set()
+        mailbox.go.set()
+        await chat.stop()
+        service.ledger.close()
+        mailbox.close()
+
+
+def positions(outcomes: Sequence[Outcome]) -> list[int]:
+    return [outcome.position for outcome in outcomes if isinstance(outcome, Ack)]
+
+
+async def test_a_group_is_decided_while_the_one_before_it_syncs(tmp_path: Path) -> None:
+    async with running(tmp_path) as chat:
+        inbox = Outbox(BOB)
+        chat.service.hub.add(inbox)
+        await chat.hold_with(1)
+        chat.submit(envelope(ALICE, BOB, 2))
+        await chat.stored(2)
+        # Neither is durable: neither is delivered or acknowledged.
+        assert chat.answers == {1: [], 2: []}
+        assert inbox.pending_bytes == 0
+        assert chat.service.delivered_position == 0
+        chat.disk.go.set()
+        assert positions(await chat.answered(1, 2)) == [1, 2]
+        first, second = await inbox.take()
+        assert b'"seq":1,' in first
+        assert b'"seq":2,' in second
+
+
+async def test_groups_that_wait_for_the_disk_are_few_and_the_last_takes_all_the_rest(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as chat:
+        await chat.hold_with(1)
+        for seq in range(2, MAX_UNSETTLED + 1):
+            chat.submit(envelope(ALICE, BOB, seq))
+            await chat.stored(seq)
+        for seq in range(MAX_UNSETTLED + 1, 100):
+            chat.submit(envelope(ALICE, BOB, seq))
+            await asyncio.sleep(0)
+        assert chat.service.waiting == 99 - MAX_UNSETTLED
+        chat.disk.go.set()
+        assert positions(await chat.answered(*range(1, 100))) == list(range(1, 100))
+        metrics = chat.service.metrics.exposition().decode()
+        assert f"secure_chat_group_messages_count {MAX_UNSETTLED + 1}.0" in metrics
+
+
+async def test_a_message_sent_again_while_it_syncs_gets_the_one_receipt(tmp_path: Path) -> None:
+    async with running(tmp_path) as chat:
+        chat.mailbox.go.clear()
+        chat.submit(envelope(ALICE, BOB, 1))
+        await chat.until(lambda: chat.journal.head.position == 1)
+        chat.submit(envelope(ALICE, BOB, 1))
+        await chat.until(lambda: not chat.service.waiting)
+        chat.mailbox.go.set()
+        await chat.until(lambda: len(chat.answers[1]) == 2)
+        first, again = chat.answers[1]
+        assert isinstance(first, Ack)
+        assert isinstance(again, Ack)
+        assert (first.duplicate, again.duplicate) == (False, True)
+        assert (first.position, first.event_hash) == (again.position, again.event_hash)
+        assert chat.journal.head.position == 1
+
+
+async def test_a_message_sent_again_is_not_acknowledged_before_its_sync(tmp_path: Path) -> None:
+    async with running(tmp_path) as chat:
+        await chat.hold_with(1)
+        chat.submit(envelope(ALICE, BOB, 1))
+        await chat.until(lambda: not chat.service.waiting)
+        chat.disk.broken = True
+        chat.disk.go.set()
+        await chat.until(lambda: len(chat.answers[1]) == 2)
+        assert [type(outcome) for outcome in chat.answers[1]] == [OutcomeUnknown] * 2
+
+
+async def test_another_message_with_the_number_of_one_that_syncs_conflicts(tmp_path: Path) -> None:
+    async with running(tmp_path) as chat:
+        await chat.hold_with(1)
+        with pytest.raises(SequenceConflict):
+            await chat.service.send(envelope(ALICE, BOB, 1, other=True))
+        chat.disk.go.set()
+        assert positions(await chat.answered(1)) == [1]
+
+
+async def test_what_was_decided_on_top_of_a_group_that_fails_fails_with_it(tmp_path: Path) -> None:
+    async with running(tmp_path) as chat:
+        await chat.hold_with(1)
+        chat.submit(envelope(ALICE, BOB, 2))
+        await chat.stored(2)
+        chat.submit(envelope(ALICE, BOB, 3))
+        await chat.stored(3)
+        chat.disk.full = True  # 1 is written and syncs; 2 and 3 will find no space
+        chat.disk.go.set()
+        kept, *refused = await chat.answered(1, 2, 3)
+        assert positions([kept]) == [1]
+        assert [type(outcome) for outcome in refused] == [LedgerUnavailable] * 2
+        chat.disk.full = False
+        again = [await chat.service.send(envelope(ALICE, BOB, seq)) for seq in (2, 3)]
+        assert [(one.position, one.duplicate, one.gap) for one in again] == [
+            (2, False, 0),
+            (3, False, 0),
+        ]
+        assert [row for row, _ in chat.mailbox.newest_rows()] == [3, 2, 1]
+
+
+async def test_nothing_behind_lost_ciphertext_is_shown_before_the_mailbox_has_it(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as chat:
+        inbox = Outbox(BOB)
+        chat.service.hub.add(inbox)
+        await chat.hold_with(1)
+        chat.mailbox.refused_seqs = frozenset((2,))
+        chat.submit(envelope(ALICE, BOB, 2))
+        await chat.until(lambda: not chat.mailbox.refused_seqs)
+        chat.submit(envelope(ALICE, BOB, 3))
+        await chat.stored(3)
+        chat.disk.go.set()
+        kept, *refused = await chat.answered(1, 2, 3)
+        assert positions([kept]) == [1]
+        assert [type(outcome) for outcome in refused] == [LedgerUnavailable] * 2
+        assert chat.service.delivered_position == 1
+        again = [await chat.service.send(envelope(ALICE, BOB, seq)) for seq in (2, 3)]
+        assert [(one.position, one.duplicate) for one in again] == [(2, True), (3, True)]
+        frames = await inbox.take()
+        assert [b'"seq":%d,' % seq in frame for seq, frame in enumerate(frames, 1)] == [True] * 3
+        assert chat.journal.head.position == 3
+
+
+async def test_a_message_that_was_being_checked_when_those_before_it_failed_is_refused(
+    tmp_path: Path,
+) -> None:
+    checked = asyncio.Event()
+
+    async def check(envelopes: Sequence[Envelope]) -> Sequence[Refusal | None]:
+        if envelopes[0].seq == 2:
+            await checked.wait()
+        return [None] * len(envelopes)
+
+    async with running(tmp_path, check) as chat:
+        chat.disk.full = True
+        chat.submit(envelope(ALICE, BOB, 1))
+        await chat.until(lambda: not chat.service.waiting)
+        chat.submit(envelope(ALICE, BOB, 2))
+        await chat.answered(1)
+        chat.disk.full = False
+        checked.set()
+        refused = await chat.answered(1, 2)
+        assert [type(outcome) for outcome in refused] == [LedgerUnavailable] * 2
+        again = [await chat.service.send(envelope(ALICE, BOB, seq)) for seq in (1, 2)]
+        assert [(one.position, one.gap) for one in again] == [(1, 0), (2, 0)]
+
+
+async def test_a_server_that_stops_settles_what_syncs(tmp_path: Path) -> None:
+    async with running(tmp_path) as chat:
+        await chat.hold_with(1)
+        stopping = asyncio.create_task(chat.stop())
+        await chat.until(lambda: chat.service.why_not_ready())
+        chat.disk.go.set()
+        await stopping
+        assert positions(chat.answers[1]) == [1]
+
+
+async def test_a_checkpoint_vouches_for_rows_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plugins.secure_chat.service.CHECKPOINT_EVERY", 1)
+    async with running(tmp_path) as chat:
+        chat.mailbox.refused_seqs = frozenset((2,))
+        await chat.service.send(envelope(ALICE, BOB, 1))
+        chat.mailbox.go.clear()
+        chat.submit(envelope(ALICE, BOB, 2))
+        await chat.until(lambda: chat.journal.head.position == 2)
+        chat.submit(envelope(ALICE, BOB, 3))  # a checkpoint is due before it
+        await chat.until(lambda: not chat.service.waiting)
+        chat.mailbox.go.set()
+        await chat.answered(2, 3)
+    assert chat.mailbox.vouched
+    for position, rows in chat.mailbox.vouched:
+        assert rows == list(range(position, 0, -1))

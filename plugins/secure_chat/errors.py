@@ -23,7 +23,7 @@
     ├── DatabaseUnusable            not the chat's database, of an unknown schema, or out of reach
     ├── Damaged                     what is derived from the ledger is wrong on disk: built anew
     ├── ConfigurationError          a setting is missing, unsafe or contradictory
-    └── ClientError                 raised to users of the Python client
+    └── ClientError                 raised to users of the Python client: client/errors.py; Alarm
 
 Texts say what is wrong and what to do. They never carry user data, tokens or message contents.
 """

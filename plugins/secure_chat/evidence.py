@@ -18,6 +18,7 @@ from plugins.secure_chat.transparency.keyfile import open_signer
 from plugins.secure_chat.transparency.log import TransparencyLog
 
 REWARDS_INTERVAL: Final = 0.25  # seconds
+LOG_INTERVAL: Final = 1.0  # seconds between two checkpoints
 STOP_SECONDS: Final = 5.0  # to take up what was committed last; the next start does the rest
 
 
@@ -35,7 +36,7 @@ class Evidence:
         self.rewards = RewardBook(ledger.path, data_dir / "rewards")
         self.log = TransparencyLog(ledger.path, data_dir / "transparency", signer)
         self._follow_rewards = LedgerFollower("rewards", self.rewards, interval=REWARDS_INTERVAL)
-        self._follow_log = LedgerFollower("transparency log", self.log)
+        self._follow_log = LedgerFollower("transparency log", self.log, interval=LOG_INTERVAL)
         for follower in self._followers:
             metrics.follower_lag.labels(follower.name).set_function(follower.lag)
 

@@ -13,6 +13,7 @@ import httpx
 import pluggy
 import pytest
 
+from plugins.secure_chat import evidence
 from plugins.secure_chat.audit import audit_ledger
 from plugins.secure_chat.core.merkle import leaf_hash, root_at, verify_consistency, verify_inclusion
 from plugins.secure_chat.core.note import Checkpoint, Verifier, open_checkpoint, parse_proof
@@ -53,6 +54,11 @@ def history() -> Ledger:
         ledger.add("v1", writers.secure_message(seq))
         ledger.add("v1", writers.secure_message(seq, sender=2, recipient=1))
     return ledger
+
+
+@pytest.fixture(autouse=True)
+def quick_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence, "LOG_INTERVAL", 0.02)
 
 
 @pytest.fixture

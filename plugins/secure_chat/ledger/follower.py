@@ -19,8 +19,6 @@ from plugins.secure_chat.errors import Damaged, HistoryRewritten, LedgerUnusable
 
 log: Final = logging.getLogger(__name__)
 
-INTERVAL: Final = 1.0
-"""Seconds between two rounds at the least, and before what failed is tried again."""
 PATIENCE: Final = 10
 """Rounds that may fail in a row before it counts as stopped; it is tried again all the same."""
 
@@ -49,10 +47,11 @@ class LedgerFollower:
         name: str,
         derived: Derived,
         *,
-        interval: float = INTERVAL,
+        interval: float,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``name``: what is derived, for the log and for people."""
+        """``name``: what is derived, for the log and for people. ``interval``: seconds between two
+        rounds at the least, and before what failed is tried again."""
         self.name = name
         self._derived = derived
         self._interval = interval

@@ -23,9 +23,10 @@ from plugins.secure_chat.core.note import (
     open_checkpoint,
     parse_proof,
 )
+from plugins.secure_chat.errors import ClientError
 
 
-class Alarm(Exception):
+class Alarm(ClientError):
     """The log broke its promise. The text says which."""
 
 

@@ -20,7 +20,8 @@ class SignatureCheck(Protocol):
         """For each of ``envelopes``, in their order, why it is refused, or None.
 
         Called for a group at a time, before its sequence numbers are looked at. Other events that
-        were logged before are applied, and meanwhile messages alone are logged.
+        were logged before are applied, and meanwhile messages alone are logged. It decides on fresh
+        messages: a refused one that the ledger has gets its original receipt.
         """
 
 

@@ -61,6 +61,7 @@ class _Item:
     answer: Reply
     received: float
     stream: Stream  # the envelope's, made once
+    refusal: Refusal | None = None  # of its signature
     answered: bool = False
 
     def reply(self, outcome: Outcome) -> None:
@@ -398,7 +399,8 @@ class ChatService:
                 return
             await self._save_checkpoint()
         failures = self._failures
-        await self._sequence(await self._signed(items), group)
+        await self._judge_signatures(items)
+        await self._sequence(items, group)
         if failures != self._failures:
             # The numbers before these were not committed after all.
             group.refuse(LedgerUnavailable("the ledger refused what was sent before; resend", 1.0))
@@ -407,18 +409,13 @@ class ChatService:
         if group.fresh:
             self._commit(group)
 
-    async def _signed(self, items: list[_Item]) -> list[_Item]:
-        """The items whose signatures are in order; the others are answered."""
+    async def _judge_signatures(self, items: list[_Item]) -> None:
+        """Note of each item why it may not be logged; if it is in the ledger it is answered so."""
         if self._check is None:
-            return items
+            return
         verdicts = await self._check([item.envelope for item in items])
-        passed = []
         for item, refusal in zip(items, verdicts, strict=True):
-            if refusal is None:
-                passed.append(item)
-            else:
-                item.reply(refusal)
-        return passed
+            item.refusal = refusal
 
     async def _sequence(self, items: list[_Item], group: _Group) -> None:
         """Decide on every item: numbers of this group and of those that sync count as committed."""
@@ -446,8 +443,12 @@ class ChatService:
                             logged, has_frame = found
                 decision = decide(last, seq, envelope.hash, logged)
                 if isinstance(decision, Duplicate):
-                    group.repeats.append((item, decision.receipt, has_frame))
+                    # What is not its device's must not take the place of a frame that was lost.
+                    keeps = has_frame or item.refusal is not None
+                    group.repeats.append((item, decision.receipt, keeps))
                     continue
+                if item.refusal is not None:
+                    raise item.refusal
                 self._audience.admit(envelope)
             except Refusal as refusal:
                 item.reply(refusal)

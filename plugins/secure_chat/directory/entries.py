@@ -30,6 +30,9 @@ class Known:
     keys: Mapping[str, bytes]
 
 
+_NOTHING: Final = Known(DirectoryEntry(), {})  # one for all wallets that never published
+
+
 class Entries:
     """Entries by wallet."""
 
@@ -70,6 +73,8 @@ class Entries:
 
     def _read(self, wallet: str) -> Known:
         entry = self._store.entry(wallet)
+        if entry == _NOTHING.entry:
+            return _NOTHING
         in_force = {
             device: published.id
             for device, published in entry.certificates.items()

@@ -40,6 +40,12 @@ class Opened:
             await self.directory.publish_device(person.id, certificate.encode())
 
 
+def lose_mailbox(path: Path) -> None:
+    """Remove the mailbox of a chat that is not open."""
+    for file in path.glob(f"{MAILBOX}*"):
+        file.unlink()
+
+
 @asynccontextmanager
 async def opened(path: Path) -> AsyncIterator[Opened]:
     """Open what is in ``path``, as a start of the server does."""

@@ -15,17 +15,12 @@ from plugins.secure_chat.errors import InvalidMessage, LedgerUnavailable, Unknow
 from plugins.secure_chat.ledger.journal import START
 from plugins.secure_chat.mailbox.store import Mailbox
 from tests.unit.crypto.people import Directory, Person
-from tests.unit.directory.opened import MAILBOX, Opened, opened
+from tests.unit.directory.opened import MAILBOX, Opened, lose_mailbox, opened
 from tests.unit.directory.test_signatures import envelope
 
 
 def person_of(*names: str) -> Person:
     return Person(Directory(), *names)
-
-
-def lose_mailbox(path: Path) -> None:
-    for file in path.glob(f"{MAILBOX}*"):
-        file.unlink()
 
 
 async def entry(chat: Opened, person: Person) -> DirectoryEntry:

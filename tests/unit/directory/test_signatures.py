@@ -7,6 +7,7 @@ import threading
 from base64 import b64encode
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from plugins.secure_chat.core.envelope import Envelope, message_hash
@@ -17,7 +18,7 @@ from plugins.secure_chat.directory.signatures import DeviceSignatures
 from plugins.secure_chat.errors import BadSignature, UnknownDevice
 from plugins.secure_chat.metrics import Metrics
 from tests.unit.crypto.people import Directory, Person
-from tests.unit.directory.opened import opened
+from tests.unit.directory.opened import lose_mailbox, opened
 
 
 def envelope(person: Person, device: str, seq: int, *, sound: bool = True) -> Envelope:
@@ -53,8 +54,7 @@ async def test_each_message_of_a_batch_gets_its_own_verdict(tmp_path: Path, coun
         for seq, kind in enumerate(kinds, start=1):
             one = envelope(person, "ab"[seq % 2], seq, sound=kind != "bad")
             changes = {"unsigned": {"signature": ""}, "ghost": {"device": "ghost"}}.get(kind, {})
-            fields = {name: getattr(one, name) for name in one.__struct_fields__}
-            batch.append(Envelope(**{**fields, **changes}))
+            batch.append(msgspec.structs.replace(one, **changes))
         verdicts = await check(batch)
         check.close()
     expected = {"good": type(None), "ghost": UnknownDevice}
@@ -93,3 +93,39 @@ async def test_what_is_logged_of_a_wallet_is_seen_by_the_next_message(tmp_path: 
         with pytest.raises(UnknownDevice):
             await chat.service.send(envelope(person, "b", 2))
         assert (await chat.service.send(envelope(person, "a", 1))).seq == 1
+
+
+async def test_what_was_logged_before_a_revocation_keeps_its_receipt(tmp_path: Path) -> None:
+    person = Person(Directory(), "a", "b")
+    async with opened(tmp_path) as chat:
+        await chat.register(person)
+        sent = envelope(person, "b", 1)
+        first = await chat.service.send(sent)
+        person.certificates.reverse()
+        person.revoke("b")
+        await chat.directory.revoke(person.id, person.revocations[0].encode())
+        again = await chat.service.send(sent)
+        assert (again.duplicate, again.position) == (True, first.position)
+        with pytest.raises(UnknownDevice):
+            await chat.service.send(envelope(person, "b", 2))
+
+
+async def test_a_lost_frame_is_not_replaced_by_one_that_its_device_did_not_sign(
+    tmp_path: Path,
+) -> None:
+    person = Person(Directory(), "a")
+    async with opened(tmp_path) as chat:
+        await chat.register(person)
+        sent = envelope(person, "a", 1)
+        await chat.service.send(sent)
+    lose_mailbox(tmp_path)
+    async with opened(tmp_path) as chat:
+        await chat.register(person)
+        forged = msgspec.structs.replace(sent, ts=99.0)  # the hash does not cover it
+        assert (await chat.service.send(forged)).duplicate
+        (waiting,) = await chat.service.missed(person.id, 0)
+        assert waiting.frame is None
+        assert (await chat.service.send(sent)).duplicate
+        (waiting,) = await chat.service.missed(person.id, 0)
+        assert waiting.frame is not None
+        assert b'"ts":1.5' in waiting.frame

@@ -7,8 +7,9 @@ client's. What the caller must still do is said at each method.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Final
 
 from plugins.secure_chat.core.envelope import MAX_CIPHERTEXT, MAX_SEQ
@@ -46,19 +47,27 @@ from plugins.secure_chat.crypto.session import Session, Sessions, Wrapped
 from plugins.secure_chat.crypto.store import SessionStore
 from plugins.secure_chat.crypto.streams import Continuity, Incoming, Outgoing
 
+Changes = Mapping[bytes, bytes | None]
+"""Records of the caller's own to last together with a change here; None deletes. Their names begin
+with ``OWN``."""
+OWN: Final = b"client/"
+
 # Secrets of one-time prekeys kept, of each kind: five full publications. The oldest go first.
 MAX_ONE_TIME_KEPT: Final = 5 * MAX_ONE_TIME
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message to be sealed: see ``Messenger.seal``."""
+    """One message to be sealed: see ``Messenger.seal``.
+
+    ``without``: ids of certificates to leave out, of devices that have no prekeys to claim."""
 
     recipient: str
     rosters: Sequence[Roster]
     content: bytes = field(repr=False)
     ts: float
     cids: tuple[str, ...] = ()
+    without: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +176,16 @@ class Messenger:
         device: str,
         randomness: Randomness,
         encapsulate: Encapsulate = primitives.encapsulate,
+        own: Changes = MappingProxyType({}),
     ) -> Messenger:
-        """A new device: ``keys`` must be those of ``device`` in its own wallet's ``roster``."""
+        """A new device: ``keys`` must be those of ``device`` in its own wallet's ``roster``.
+
+        ``own``: records of the caller's to be kept with it.
+        """
         body = _own_certificate(roster, device, keys)
         if store.get(_SELF) is not None:
             raise Refused("the store holds a device already")
-        store.commit(_own_records(roster, body, keys))
+        store.commit({**own, **_own_records(roster, body, keys)})
         return cls(store, randomness, encapsulate)
 
     def recertify(self, roster: Roster) -> None:
@@ -235,6 +248,21 @@ class Messenger:
         if pin is None or pin.identity != roster.identity.id:
             raise IdentityChanged("the wallet is not known by this identity")
         return tuple(one for one in roster.active if one.id not in pin.revoked)
+
+    def pinned(self, wallet: str) -> bytes | None:
+        """The id of the identity that ``wallet`` is known by here."""
+        pin = self._pin(self._store, wallet)
+        return pin.identity if pin is not None else None
+
+    def endorse(self, body: CertificateBody) -> tuple[bytes, bytes]:
+        """This device's word for a further device of its identity (Ed25519, ML-DSA-65).
+
+        The caller must know that ``body`` holds the keys of the person's own device.
+        """
+        mine = self.certificate
+        if (body.wallet, body.identity, body.endorser) != (mine.wallet, mine.identity, mine.id):
+            raise Refused("a device endorses devices of its own identity, by its own certificate")
+        return self._keys.sign(labels.DEVICE_CERTIFICATE, body.encoded)
 
     def _pin(self, state: SessionStore | _Work, wallet: str) -> _Pin | None:
         data = state.get(_pin_name(wallet))
@@ -348,18 +376,24 @@ class Messenger:
         """
         return self.seal_many([Message(recipient, rosters, content, ts, cids)])[0]
 
-    def seal_many(self, messages: Iterable[Message]) -> list[Frame]:
-        """Seal all or none, in order, with one commit."""
+    def seal_many(
+        self,
+        messages: Iterable[Message],
+        keep: Callable[[Sequence[Frame]], Changes] = lambda _: {},
+    ) -> list[Frame]:
+        """Seal all or none, in order, with one commit; ``keep`` says what else goes into it."""
         work = _Work(self._store)
         frames = [self._seal(work, message) for message in messages]
-        self._store.commit(work.changes)
+        self._store.commit({**work.changes, **keep(frames)})
         return frames
 
     def _seal(self, work: _Work, message: Message) -> Frame:
         recipient, wallets = message.recipient, {one.wallet for one in message.rosters}
         if is_wallet(recipient) and not {recipient} <= wallets <= {recipient, self.wallet}:
             raise Refused("a message to a wallet is for its devices and one's own")
-        addressees = self._addressees(message.rosters)
+        addressees = [
+            one for one in self._addressees(message.rosters) if one.id not in message.without
+        ]
         if not 1 <= len(addressees) <= envelope.MAX_WRAPS:
             raise Refused(f"a message is for 1 to {envelope.MAX_WRAPS} other devices")
         ranked = {one.id: self._sessions(work, one.id) for one in addressees}
@@ -413,8 +447,16 @@ class Messenger:
         self._store.commit(work.changes)
         return opened
 
-    def open_many(self, frames: Iterable[tuple[Frame, Roster]]) -> list[Opened | CryptoError]:
-        """Open in order with one commit; a frame that fails gives its error and changes nothing."""
+    def open_many(
+        self,
+        frames: Iterable[tuple[Frame, Roster]],
+        keep: Callable[[Sequence[Opened | CryptoError]], Changes] = lambda _: {},
+    ) -> list[Opened | CryptoError]:
+        """Open in order with one commit; a frame that fails gives its error and changes nothing.
+
+        ``keep`` says what else goes into the commit: a content must be kept with it, or a crash
+        before it is shown loses it, for its key is used once.
+        """
         work = _Work(self._store)
         results: list[Opened | CryptoError] = []
         for frame, roster in frames:
@@ -425,8 +467,8 @@ class Messenger:
                 results.append(error)
             else:
                 work.changes.update(attempt.changes)
-        if work.changes:
-            self._store.commit(work.changes)
+        if changes := {**work.changes, **keep(results)}:
+            self._store.commit(changes)
         return results
 
     def _open(self, work: _Work, frame: Frame, roster: Roster, revoked_too: bool) -> Opened:
@@ -515,15 +557,17 @@ class Messenger:
 
     # After an old backup was restored.
 
-    def begin_again(self) -> None:
+    def begin_again(self, own: Changes = MappingProxyType({})) -> None:
         """Make a rolled-back state usable: drop every session and prekey secret.
+
+        ``own``: records of the caller's that change with it.
 
         The caller must then publish prekeys with ``rotate``, establish sessions anew, and
         ``fast_forward`` each stream that the server knows better.
         """
         store = self._store
         dropped = (*store.names(b"session/"), *store.names(b"prekey/"))
-        changes: dict[bytes, bytes | None] = dict.fromkeys(dropped)
+        changes: dict[bytes, bytes | None] = {**own, **dict.fromkeys(dropped)}
         if (data := store.get(_COUNTERS)) is not None:
             # The numbers given out since the backup must not be given to other keys.
             counters = _Counters.decode(data)

@@ -25,7 +25,7 @@ from plugins.secure_chat.crypto.errors import (
 )
 from plugins.secure_chat.crypto.primitives import Randomness, labelled
 
-MAX_RECORD: Final = 1 << 20
+MAX_RECORD: Final = 2 << 20  # a frame of 1 MiB in base64 and its other fields
 _MAX_RECORDS: Final = 1 << 20
 
 
@@ -96,6 +96,14 @@ class SessionStore:
             self.rolled_back = True
             raise StateRolledBack("the state is not the newest one of this device")
         self._write(changes, self.generation + 1)
+
+    def distrust(self) -> None:
+        """This state is an old one although its witness agrees: both were restored.
+
+        From now on, and after a restart, nothing is committed until ``begin_again``.
+        """
+        self._witness.advance(max(self.generation, self._witness.read()) + 2)
+        self.rolled_back = True
 
     def begin_again(self, changes: Mapping[bytes, bytes | None]) -> None:
         """Make a rolled-back state usable: ``changes`` must drop every secret that was in use."""

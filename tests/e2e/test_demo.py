@@ -45,9 +45,19 @@ def test_demo_json_is_one_object_that_says_all_of_it_held(tmp_path: Path) -> Non
     assert run.returncode == 0, run.stderr
     shown: dict[str, Any] = json.loads(run.stdout)
     assert shown["ok"] is True
-    assert shown["messages"] == {"each_way": 20, "delivered": 40, "resumed": 5}
+    assert shown["messages"] == {"delivered": 44, "resumed": 5}
     assert shown["audit"]["verdict"] == "sound"
-    assert shown["audit"]["events"]["MESSAGE"] == 40
+    assert shown["audit"]["events"]["MESSAGE"] == 44
+    # Three identities, four devices and their prekeys; the fourth device is of the first identity.
+    identities = [one for one in shown["ledger"] if one["event_type"] == "IDENTITY"]
+    kinds = [one["metadata"]["kind"] for one in identities]
+    assert (kinds.count("identity"), kinds.count("device"), kinds.count("prekeys")) == (3, 4, 4)
+    assert len(set(shown["devices"].values())) == 4
+    change = shown["key_change"]
+    assert change["refused"] is True
+    assert change["before"] == shown["safety_number"] != change["now"]
+    assert len(change["now"]) == 60
+    assert all(int(earned["reward"]) > 0 for earned in shown["rewards"]["wallets"])
     positions = [line["position"] for line in shown["conversation"]]
     assert positions == sorted(set(positions))
     assert shown["rewards"]["ledger"]["position"] == shown["audit"]["records"]
@@ -62,7 +72,17 @@ def test_demo_json_is_one_object_that_says_all_of_it_held(tmp_path: Path) -> Non
 def test_demo_reads_as_a_story_and_leaves_nothing_behind(tmp_path: Path) -> None:
     run = _run(tmp_path, "--messages", "3")
     assert run.returncode == 0, run.stderr
-    for promised in ("Alice", "Bob goes offline", "sound", "rewards", "Not protected"):
+    for promised in (
+        "Alice",
+        "The safety number",
+        "Bob goes offline",
+        "on both",
+        "Bob's identity has changed",
+        "IDENTITY",
+        "sound",
+        "CHR",
+        "Not protected",
+    ):
         assert promised in run.stdout
     assert list(tmp_path.iterdir()) == []
     assert _servers(tmp_path) == []

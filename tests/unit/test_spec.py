@@ -21,7 +21,9 @@ def test_every_requirement_names_a_test_that_exists() -> None:
         assert f"def {name}(" in (ROOT / path).read_text(), f"{number} names no test"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/adopting.md", "plugins/secure_chat/SPEC.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/adopting.md", "docs/client.md", "plugins/secure_chat/SPEC.md"]
+)
 def test_links_lead_somewhere(page: str) -> None:
     document = ROOT / page
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):

@@ -1,5 +1,6 @@
 """``secure-chat demo``: two fresh wallets chat through a real server in a process of its own, and
-what is left of it is shown: the conversation, the ledger, its audit, the rewards.
+what is left of it is shown: the conversation, the devices, a changed identity and the warning it
+gives, the ledger, its audit, the rewards.
 
 Here are the play and how it is printed. Everything in it is the product itself: server, client,
 audit and rewards. A promise that does not hold ends the demo with status 1.
@@ -20,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Final, NoReturn
@@ -32,14 +33,18 @@ from rich.table import Table
 from plugins.secure_chat.audit import Report, audit_ledger
 from plugins.secure_chat.client import (
     ChatClient,
-    ClientState,
-    ContactCard,
+    Contact,
+    Continuity,
+    Device,
+    Enrolment,
     Receipt,
     Received,
-    StaticSession,
+    Refused,
     WalletKey,
     wallet_login,
 )
+from plugins.secure_chat.crypto.errors import IdentityChanged
+from plugins.secure_chat.crypto.safety import grouped
 from plugins.secure_chat.errors import SecureChatError
 from plugins.secure_chat.rewards import fold_ledger
 
@@ -51,17 +56,19 @@ CHR: Final = 10**18
 ROOT: Final = Path(__file__).resolve().parents[3]
 
 PROTECTED: Final = (
-    "What is said: encrypted before it leaves, opened only by the other wallet's key.",
-    "Who said it, and in which place: a message that is altered or moved does not open.",
-    "That it was logged, and its order: an ACK is a durable ledger position that never changes.",
-    "The ledger's past: the audit needs no trust in the server, and names a changed line.",
+    "What is said: it is opened on the two wallets' own devices, and nowhere else.",
+    "What was said before a device was stolen; and what follows, once both have written.",
+    "Against a later quantum computer: ML-KEM-768 is in the opening of every session.",
+    "Who said it, and where: what is altered, moved, repeated or left out shows.",
+    "Who the other one is: a new key stops everything until the number is compared.",
+    "That it was logged, and its order: an ACK is a ledger position for ever.",
+    "The ledger's past: the audit trusts no server, and names a changed line.",
 )
 NOT_PROTECTED: Final = (
-    "Who talks to whom, when, and roughly how much: the server and the ledger show it.",
-    "Past messages when a key is stolen: these static sessions have no forward secrecy.",
-    "Against a swapped contact card: compare the wallet with your contact over another channel.",
-    "Against a quantum computer, and against removal of the ledger's last lines unless its head "
-    "is kept elsewhere.",
+    "Who talks to whom, when, and roughly how much: server and ledger show it.",
+    "A first contact, until the two have compared the safety number elsewhere.",
+    "What a stolen, unlocked device shows, and gets until it is revoked.",
+    "The removal of the ledger's last lines, unless its head is kept elsewhere.",
 )
 
 
@@ -71,12 +78,21 @@ class DemoFailed(Exception):
 
 @dataclass(slots=True)
 class Line:
-    """One message of the conversation, as both ends saw it."""
+    """One message of the conversation, as all ends saw it. ``note``: what is to be seen in it."""
 
     speaker: str
     text: str
     position: int
-    while_away: bool
+    note: str = ""
+
+
+@dataclass(slots=True)
+class KeyChange:
+    """What Alice's client says when Bob's identity is not the one it knew."""
+
+    before: str
+    now: str
+    refused: bool = False
 
 
 @dataclass(slots=True)
@@ -85,8 +101,11 @@ class Play:
 
     address: str
     wallets: dict[str, str] = field(default_factory=dict)
+    devices: dict[str, str] = field(default_factory=dict)
+    safety_number: str = ""
     lines: list[Line] = field(default_factory=list)
     while_away: int = 0
+    key_change: KeyChange | None = None
     records: list[dict[str, Any]] = field(default_factory=list)
     report: Report | None = None
     statement: dict[str, Any] = field(default_factory=dict)
@@ -188,103 +207,175 @@ def _wait(process: subprocess.Popen[str], play: Play, folder: Path, console: Con
 # -- the play ---------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _Person:
-    name: str
-    key: WalletKey
-    state: ClientState
+class _Place:
+    """A device: its keys on the disk, and a client for it."""
 
-    def client(self, address: str, other: ContactCard) -> ChatClient:
-        session = StaticSession(self.state.contact_key, self.key.wallet, other)
+    def __init__(self, play: Play, name: str, key: WalletKey, device: Device) -> None:
+        self.name = name
+        self.wallet = key.wallet
+        self.device = device
+        self.warnings: asyncio.Queue[Contact] = asyncio.Queue()
+        self._key = key
+        self._address = play.address
+        play.devices[name] = device.id
+
+    def client(self) -> ChatClient:
         return ChatClient(
-            address,
-            wallet_login(address, self.key),
-            self.state,
-            sessions={other.wallet: session},
+            self._address,
+            self.device,
+            wallet_login(self._address, self._key),
+            on_identity_change=self.warnings.put_nowait,
+            on_refused=self._refused,
         )
 
-    def card(self) -> ContactCard:
-        """As the other one gets it: by hand, and verified when read."""
-        return ContactCard.decode(self.state.contact_key.card(self.key).encode())
+    def _refused(self, refused: Refused) -> None:
+        """Held back until its sender's new identity is accepted, or not meant to happen here."""
+        if not isinstance(refused.reason, IdentityChanged):
+            raise DemoFailed(f"a message was refused: {refused.reason}")
 
 
 async def _play(folder: Path, address: str, messages: int) -> Play:
     started = time.monotonic()
     play = Play(address)
-    alice, bob = (_person(folder, name) for name in ("Alice", "Bob"))
-    play.wallets = {person.name: person.key.wallet for person in (alice, bob)}
     play.while_away = max(1, messages // 4)
-    with alice.state, bob.state:
-        async with asyncio.timeout(PLAY_SECONDS):
-            await _converse(play, alice, bob, messages)
+    async with asyncio.timeout(PLAY_SECONDS):
+        await _converse(play, folder, messages)
     ledger = folder / "server" / LEDGER
     play.report = await asyncio.to_thread(audit_ledger, ledger)
     play.records = [json_text.loads(line) for line in ledger.read_bytes().splitlines()]
-    _check(play, folder, messages)
     *_, epoch = fold_ledger(ledger, play.report.head)
     play.statement = json_text.loads(epoch.statement)
+    _check(play, folder)
     play.seconds = round(time.monotonic() - started, 2)
     return play
 
 
-def _person(folder: Path, name: str) -> _Person:
-    key = WalletKey(secrets.token_bytes(32))
-    return _Person(name, key, ClientState(folder / f"{name.lower()}.sqlite", key.wallet))
+async def _converse(play: Play, folder: Path, messages: int) -> None:
+    alice, bob = (WalletKey(secrets.token_bytes(32)) for _ in range(2))
+    play.wallets = {"Alice": alice.wallet, "Bob": bob.wallet}
+    with (
+        _device(folder, "alice", alice) as phone,
+        _device(folder, "bob", bob) as his,
+        _further_device(folder, "laptop", alice, phone) as laptop,
+        _device(folder, "bob-anew", bob, reset=True) as anew,
+    ):
+        alices = _Place(play, "Alice", alice, phone)
+        bobs = _Place(play, "Bob", bob, his)
+        async with alices.client() as at_alice:
+            await _talk(play, at_alice, bobs, messages)
+            await _on_two_devices(play, at_alice, bobs, _Place(play, "laptop", alice, laptop))
+            await _identity_changes(play, at_alice, alices, _Place(play, "Bob anew", bob, anew))
 
 
-async def _converse(play: Play, alice: _Person, bob: _Person, messages: int) -> None:
+def _device(folder: Path, name: str, key: WalletKey, *, reset: bool = False) -> Device:
+    """A new identity of the wallet, and its first device. Its state is under a key of its own."""
+    unlock = secrets.token_bytes(32)
+    return Device.open(folder / name, key, unlock, witness=folder / f"{name}-witness", reset=reset)
+
+
+def _further_device(folder: Path, name: str, key: WalletKey, first: Device) -> Device:
+    """A device that ``first`` endorses; request and endorsement go by hand between the two."""
+    unlock = secrets.token_bytes(32)
+    enrolment = Enrolment(folder / name, key.wallet, unlock, witness=folder / f"{name}-witness")
+    return enrolment.finish(first.endorse(enrolment.request), key)
+
+
+async def _talk(play: Play, at_alice: ChatClient, bobs: _Place, messages: int) -> None:
     """Both in turn; then Alice goes on alone; then Bob is back and answers all of it."""
-    alices = alice.client(play.address, bob.card())
+    alice, bob = play.wallets["Alice"], play.wallets["Bob"]
     together = messages - play.while_away
-    async with alices:
-        bobs = bob.client(play.address, alice.card())
-        async with bobs:
-            for number in range(1, together + 1):
-                await _say(play, alice.name, alices, bobs, number)
-                await _say(play, bob.name, bobs, alices, number)
-        receipts = [
-            await alices.send(bobs.wallet, _text(alice.name, number).encode())
-            for number in range(together + 1, messages + 1)
-        ]
-        async with bob.client(play.address, alice.card()) as back:
-            for number, receipt in enumerate(receipts, start=together + 1):
-                text = _text(alice.name, number)
-                _heard(play, alice.name, text, receipt, await back.receive(), while_away=True)
-            for number in range(together + 1, messages + 1):
-                await _say(play, bob.name, back, alices, number)
+    async with bobs.client() as at_bob:
+        play.safety_number = (await at_alice.contact(bob)).safety_number
+        if (await at_bob.contact(alice)).safety_number != play.safety_number:
+            raise DemoFailed("the two do not see the same safety number")
+        for number in range(1, together + 1):
+            await _say(play, "Alice", _note(number), at_alice, at_bob)
+            await _say(play, "Bob", _answer(number), at_bob, at_alice)
+    sent = [
+        (_note(number), await at_alice.send(bob, _note(number).encode()))
+        for number in range(together + 1, messages + 1)
+    ]
+    async with bobs.client() as at_bob:
+        for text, receipt in sent:
+            _heard(play, text, receipt, await at_bob.receive())
+            play.lines.append(Line("Alice", text, receipt.position, "resumed"))
+        for number in range(together + 1, messages + 1):
+            await _say(play, "Bob", _answer(number), at_bob, at_alice)
+
+
+async def _on_two_devices(play: Play, at_alice: ChatClient, bobs: _Place, laptops: _Place) -> None:
+    """What Bob writes reaches both devices of Alice, and each gets what the other sent."""
+    alice = play.wallets["Alice"]
+    async with bobs.client() as at_bob, laptops.client() as at_laptop:
+        for client in (at_alice, at_bob):
+            await client.contact(alice)  # asked anew: the laptop is there
+        text = "Alice, this is on your phone and on your laptop."
+        await _say(play, "Bob", text, at_bob, at_alice, at_laptop, note="on both")
+        text = "Bob, I write this on the laptop, and my phone has it too."
+        await _say(play, "Alice", text, at_laptop, at_bob, at_alice, note="from the laptop")
+
+
+async def _identity_changes(play: Play, at_alice: ChatClient, alices: _Place, bobs: _Place) -> None:
+    """Bob has lost his device and begins a new identity: Alice's client stops, and asks her."""
+    bob = play.wallets["Bob"]
+    async with bobs.client() as at_bob:
+        text = "Alice, it is me. My phone is new."
+        receipt = await at_bob.send(play.wallets["Alice"], text.encode())
+        warning = await alices.warnings.get()
+        change = play.key_change = KeyChange(play.safety_number, warning.safety_number)
+        try:
+            await at_alice.send(bob, b"This must not leave.")
+        except IdentityChanged:
+            change.refused = True
+        if change.now != (await at_bob.contact(play.wallets["Alice"])).safety_number:
+            raise DemoFailed("the two do not see the same new safety number")
+        await at_alice.accept(bob, change.now)  # they have compared it over another channel
+        _heard(play, text, receipt, await at_alice.receive())
+        play.lines.append(Line("Bob", text, receipt.position, "held till then"))
+        await _say(play, "Alice", "Good to have you back, Bob.", at_alice, at_bob)
+
+
+def _note(number: int) -> str:
+    return f"Bob, this is note {number}, for you and for nobody between."
+
+
+def _answer(number: int) -> str:
+    return f"Got note {number}, Alice; it opened here and nowhere else."
 
 
 async def _say(
-    play: Play, speaker: str, sender: ChatClient, recipient: ChatClient, number: int
+    play: Play, speaker: str, text: str, sender: ChatClient, *hearers: ChatClient, note: str = ""
 ) -> None:
-    text = _text(speaker, number)
-    receipt = await sender.send(recipient.wallet, text.encode())
-    _heard(play, speaker, text, receipt, await recipient.receive(), while_away=False)
+    """To the other side; every device of ``hearers`` hears it."""
+    peer = play.wallets["Bob" if speaker == "Alice" else "Alice"]
+    receipt = await sender.send(peer, text.encode())
+    for hearer in hearers:
+        _heard(play, text, receipt, await hearer.receive())
+    play.lines.append(Line(speaker, text, receipt.position, note))
 
 
-def _text(speaker: str, number: int) -> str:
-    if speaker == "Alice":
-        return f"Bob, this is note {number}, for you and for nobody between."
-    return f"Got note {number}, Alice; it opened with your key and no other."
-
-
-def _heard(
-    play: Play, speaker: str, text: str, receipt: Receipt, heard: Received, *, while_away: bool
-) -> None:
+def _heard(play: Play, text: str, receipt: Receipt, heard: Received) -> None:
     """What arrived is what was sent, where its receipt says, and after all before it."""
-    if heard.plaintext.decode() != text or heard.position != receipt.position:
+    if heard.content.decode() != text or heard.position != receipt.position:
         raise DemoFailed("a message did not arrive as it was sent")
+    if heard.continuity in (Continuity.GAP, Continuity.LATE):
+        raise DemoFailed("a message before it is missing")
     if receipt.duplicate or (play.lines and receipt.position <= play.lines[-1].position):
         raise DemoFailed("the ledger's order is not the conversation's")
-    play.lines.append(Line(speaker, text, heard.position, while_away))
 
 
-def _check(play: Play, folder: Path, messages: int) -> None:
+def _check(play: Play, folder: Path) -> None:
     if play.report is None or not play.report.sound:
         raise DemoFailed(f"the audit: {play.report and play.report.finding}")
-    logged = sum(record["event_type"] == "MESSAGE" for record in play.records)
-    if not logged == len(play.lines) == 2 * messages:
+    messages = [record for record in play.records if record["event_type"] == "MESSAGE"]
+    if len(messages) != len(play.lines):
         raise DemoFailed("the ledger does not hold each message once")
+    if not all(record["signature"] for record in messages):
+        raise DemoFailed("a message in the ledger is not signed")
+    if not all(int(earned["reward"]) > 0 for earned in play.statement["wallets"]):
+        raise DemoFailed("messages that were answered earned nothing")
+    if play.key_change is None or not play.key_change.refused:
+        raise DemoFailed("a message left for an identity that nobody had accepted")
     texts = [line.text.encode() for line in play.lines]
     for path in sorted(folder.rglob("*")):
         if path.is_file() and any(text in path.read_bytes() for text in texts):
@@ -296,25 +387,17 @@ def _check(play: Play, folder: Path, messages: int) -> None:
 
 def _as_json(play: Play) -> dict[str, Any]:
     assert play.report is not None  # noqa: S101 (checked in _check)
+    assert play.key_change is not None  # noqa: S101 (checked in _check)
     return {
         "ok": True,
         "address": play.address,
         "seconds": play.seconds,
         "wallets": play.wallets,
-        "messages": {
-            "each_way": len(play.lines) // 2,
-            "delivered": len(play.lines),
-            "resumed": play.while_away,
-        },
-        "conversation": [
-            {
-                "speaker": line.speaker,
-                "text": line.text,
-                "position": line.position,
-                "while_away": line.while_away,
-            }
-            for line in play.lines
-        ],
+        "devices": play.devices,
+        "safety_number": play.safety_number,
+        "messages": {"delivered": len(play.lines), "resumed": play.while_away},
+        "conversation": [asdict(line) for line in play.lines],
+        "key_change": asdict(play.key_change),
         "ledger": play.records,
         "audit": play.report.as_json(),
         "rewards": play.statement,
@@ -325,17 +408,21 @@ def _as_json(play: Play) -> dict[str, Any]:
 
 def _show(console: Console, play: Play) -> None:
     assert play.report is not None  # noqa: S101 (checked in _check)
+    assert play.key_change is not None  # noqa: S101 (checked in _check)
     for name, wallet in play.wallets.items():
         console.print(f"[bold]{name:5}[/] {wallet}  logged in by signature")
+    console.print(f"\nThe safety number, the same at both:\n  {_number(play.safety_number)}")
     console.rule("The conversation, as the two read it")
     _show_lines(console, play)
+    console.rule("What Alice's client said when Bob began anew")
+    _show_key_change(console, play.key_change)
     console.rule("The ledger, as everyone may read it")
     _show_records(console, play)
     console.rule("The audit")
     report = play.report
     console.print(
-        f"[bold green]sound[/]: {report.records} records, each chained to the one before; "
-        f"{sum(report.messages.values())} messages in {report.streams} streams, each rising"
+        f"[bold green]sound[/]: {report.records} records in one chain; "
+        f"{sum(report.messages.values())} messages in {report.streams} rising streams"
     )
     console.print(f"head {report.head.position}:{report.head.event_hash[:32]}…")
     console.rule("The rewards")
@@ -347,44 +434,80 @@ def _show(console: Console, play: Play) -> None:
     for text in NOT_PROTECTED:
         console.print(f"[yellow]–[/] {text}")
     console.print(
-        f"\n{len(play.lines)} messages delivered once each, {play.while_away} of them after "
+        f"\n{len(play.lines)} messages, once on each device, {play.while_away} of them after "
         f"being away, in {play.seconds:.1f} s."
     )
 
 
+def _number(safety_number: str) -> str:
+    """The digits in two lines, as people read them to each other."""
+    groups = grouped(safety_number).split()
+    return " ".join(groups[:6]) + "\n  " + " ".join(groups[6:])
+
+
 def _show_lines(console: Console, play: Play) -> None:
     lines = play.lines
-    away = [index for index, line in enumerate(lines) if line.while_away]
-    shown = sorted({*range(min(4, len(lines))), *away[:2], away[-1], len(lines) - 1})
+    away = [index for index, line in enumerate(lines) if line.note == "resumed"]
+    noted = [index for index, line in enumerate(lines) if line.note not in ("", "resumed")]
+    ends = [away[0] + 1, away[-1], len(lines) - 1]
+    shown = {*range(min(4, len(lines))), away[0], *ends, *noted}
     before = -1
-    for index in shown:
+    for index in sorted(shown):
         if index > before + 1:
             console.print(f"      … {index - before - 1} more", style="dim")
         line = lines[index]
-        if away and index == away[0]:
+        if index == away[0]:
             console.print("      Bob goes offline; what Alice says meanwhile waits", style="dim")
-        note = "  [dim](resumed)[/]" if line.while_away else ""
+        note = f"  [dim]({line.note})[/]" if line.note else ""
         console.print(f"{line.position:5} [bold]{line.speaker:5}[/] {line.text}{note}")
         before = index
 
 
+def _show_key_change(console: Console, change: KeyChange) -> None:
+    console.print("[bold yellow]! Bob's identity has changed.[/]")
+    for text in (
+        "His device may be new, or someone else has his wallet. Nothing is sent to him,",
+        "and nothing of his is shown, before you have compared this with him elsewhere:",
+    ):
+        console.print(f"  {text}")
+    console.print(f"  [bold]{_number(change.now)}[/]")
+    console.print(f"  It was\n  {_number(change.before)}", style="dim")
+    console.print(
+        "She tried to write to him: refused. They compared, she accepted, they went on.",
+        style="dim",
+    )
+
+
 def _show_records(console: Console, play: Play) -> None:
     table = Table(box=None, pad_edge=False)
-    for column in ("no.", "event", "wallet", "to", "seq", "message hash", "record hash"):
+    for column in ("no.", "event", "wallet", "what", "seq", "hash", "record hash"):
         table.add_column(column, no_wrap=True)
-    for position, record in enumerate(play.records[:5], start=1):
-        data = record["metadata"]
-        table.add_row(
-            str(position),
-            record["event_type"],
-            _short(record["wallet"]),
-            _short(data.get("recipient", "")),
-            str(data.get("seq", "")),
-            _short(data.get("hash", "")),
-            _short(record["hash"]),
-        )
+    messages = [n for n, one in enumerate(play.records) if one["event_type"] == "MESSAGE"]
+    identities = [n for n, one in enumerate(play.records) if one["event_type"] == "IDENTITY"]
+    shown = sorted({*identities[:5], *messages[:3], *identities[-3:], messages[-1]})
+    before = -1
+    for index in shown:
+        if index > before + 1:
+            table.add_row("", f"… {index - before - 1} more", style="dim")
+        table.add_row(*_record_cells(index + 1, play.records[index]))
+        before = index
     console.print(table)
-    console.print(f"      … {max(0, len(play.records) - 5)} more", style="dim")
+
+
+def _record_cells(position: int, record: dict[str, Any]) -> list[str]:
+    data = record["metadata"]
+    what = f"to {_short(data['recipient'])}" if "recipient" in data else data.get("kind", "")
+    if "device" in data and "recipient" not in data:
+        what += f" {data['device']}"
+    return [
+        str(position),
+        record["event_type"],
+        _short(record["wallet"]),
+        what,
+        str(data.get("seq", "")),
+        _short(data.get("hash", data.get("id", ""))),
+        _short(record["hash"]),
+    ]
 
 
 def _short(text: str) -> str:
@@ -392,12 +515,10 @@ def _short(text: str) -> str:
 
 
 def _show_rewards(console: Console, play: Play) -> None:
-    statement = play.statement
-    totals = statement["totals"]
-    for earned in statement["wallets"]:
+    for earned in play.statement["wallets"]:
         whole, rest = divmod(int(earned["reward"]), CHR)
         console.print(f"{_short(earned['wallet'])}  {whole}.{rest:018d} CHR")
+    totals = play.statement["totals"]
     console.print(
-        f"{totals['counted']} messages counted, {totals['unsigned']} did not: they bear no "
-        "signature of a registered device, and only signed messages can earn."
+        f"{totals['counted']} messages count: signed by registered devices, and answered."
     )

@@ -1,36 +1,35 @@
-"""The Python client: log a wallet in, send, receive, survive disconnections and restarts.
+"""The Python client: a wallet's device that sends and receives, end-to-end encrypted.
 
-    key = WalletKey(secret)
-    with ClientState(path, key.wallet) as state:
-        session = StaticSession(state.contact_key, key.wallet, ContactCard.decode(their_card))
-        async with ChatClient(url, wallet_login(url, key), state) as chat:
-            chat.add_session(their_wallet, session)
+    wallet = WalletKey(secret)
+    with Device.open(Path("my-device"), wallet, passphrase) as device:
+        async with ChatClient(url, device, wallet_login(url, wallet)) as chat:
             receipt = await chat.send(their_wallet, b"hello")
             async for message in chat:
                 ...
 
-What its encryption protects, and what it does not, is said in ``session.py``.
+What the encryption protects, and what it does not, is said in SPEC-crypto.md; how to embed the
+client, and what to show to a person, in docs/client.md.
 """
 
 from plugins.secure_chat.client.backoff import Backoff
-from plugins.secure_chat.client.chat import ChatClient, Receipt, Received, Refused
-from plugins.secure_chat.client.contact import ContactCard, ContactKey
+from plugins.secure_chat.client.chat import ChatClient, Receipt, Refused
+from plugins.secure_chat.client.contacts import Contact
+from plugins.secure_chat.client.device import Device, Enrolment, Received, Signer
 from plugins.secure_chat.client.login import Token, TokenSource, wallet_login
-from plugins.secure_chat.client.session import Session, StaticSession
-from plugins.secure_chat.client.state import ClientState
+from plugins.secure_chat.crypto.streams import Continuity
 from plugins.secure_chat.crypto.wallet import WalletKey
 
 __all__ = [
     "Backoff",
     "ChatClient",
-    "ClientState",
-    "ContactCard",
-    "ContactKey",
+    "Contact",
+    "Continuity",
+    "Device",
+    "Enrolment",
     "Receipt",
     "Received",
     "Refused",
-    "Session",
-    "StaticSession",
+    "Signer",
     "Token",
     "TokenSource",
     "WalletKey",

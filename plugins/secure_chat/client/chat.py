@@ -1,14 +1,16 @@
 """The client's connection: sending until acknowledged, receiving in ledger order, coming back.
 
-One task connects, reads and reconnects; one for each connection sends. What must survive is in
-``state.py``, what encrypts is behind ``session.py``.
+One task connects, reads and reconnects; one for each connection sends; one opens what arrived; one
+for each recipient seals; one keeps the prekeys. What must survive is ``device.py``'s, who is
+encrypted to is ``contacts.py``'s.
 
 A message is numbered, sealed and on disk before it is sent, and goes out in the same bytes until
 the server acknowledges or refuses it. To one recipient only one message is under way at a time: a
 refused one can then never be overtaken by the next and lose its number.
 
-A received message counts as handled when the next one is asked for, or the ``async with`` is left
-without an error. After a crash what was not handled comes again; what was is not given twice.
+A received message is opened, and on disk, before RESUME no longer asks for it. It counts as handled
+when the next one is asked for, or the ``async with`` is left without an error. After a crash what
+was not handled is given again; what was is not.
 """
 
 from __future__ import annotations
@@ -16,49 +18,67 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from base64 import b64encode
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Final, Self
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any, Final, Self, TypeVar
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import msgspec
+from msgspec import UNSET
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from plugins.secure_chat.client.backoff import Backoff
+from plugins.secure_chat.client.contacts import Contact, Contacts
+from plugins.secure_chat.client.device import Arrived, Device, Received, Signer, Unacknowledged
+from plugins.secure_chat.client.directory import Directory
 from plugins.secure_chat.client.errors import (
     ClientClosed,
     LoginRefused,
-    NotAuthentic,
     ProtocolViolation,
     SendRefused,
-    SequenceTaken,
     ServerUnreachable,
-    UnknownContact,
+    StreamContinued,
 )
-from plugins.secure_chat.client.login import Token, TokenSource
-from plugins.secure_chat.client.session import Session, place
-from plugins.secure_chat.client.state import ClientState, Unacknowledged
-from plugins.secure_chat.core.envelope import decode_base64, message_hash
+from plugins.secure_chat.client.login import Token, Tokens, TokenSource
+from plugins.secure_chat.client.registration import keep_prekeys, register
 from plugins.secure_chat.core.frames import (
+    SERVER_FRAMES,
     Ack,
     Auth,
     Delivered,
     Error,
     Pong,
+    PrekeysLow,
     Ready,
+    ReceiptFrame,
     ReceiptNotice,
     Resume,
     Resumed,
 )
 from plugins.secure_chat.core.identifiers import canonical
-from plugins.secure_chat.errors import ClientError, Close, Code, InvalidMessage
+from plugins.secure_chat.crypto import errors as crypto_errors
+from plugins.secure_chat.crypto.codec import is_wallet
+from plugins.secure_chat.crypto.errors import (
+    CryptoError,
+    IdentityChanged,
+    Replayed,
+    StateRolledBack,
+    StorageError,
+    TooManySkipped,
+    UnknownPrekey,
+    UnknownSession,
+)
+from plugins.secure_chat.crypto.frame import Frame
+from plugins.secure_chat.crypto.messenger import Message
+from plugins.secure_chat.crypto.roster import Roster
+from plugins.secure_chat.errors import Close, Code, SecureChatError
 
 log: Final = logging.getLogger(__name__)
+T = TypeVar("T")
 
 PATH: Final = "/v1/chat/ws"
 LARGEST_FRAME: Final = 2 << 20  # a ciphertext of 1 MiB in base64 and its other fields
@@ -66,10 +86,23 @@ TRY_AGAIN: Final = frozenset((Code.RATE_LIMITED, Code.LEDGER_UNAVAILABLE, Code.I
 REFRESH_PAUSE: Final = 1.0  # at least, between logins: the two clocks may not agree
 RETRY_SECONDS: Final = 1.0  # when the server does not say
 REFRESH_BEFORE: Final = 60.0  # seconds before a token's end, or a fifth of its life if shorter
+UPKEEP_SECONDS: Final = 6 * 3600.0  # at most, between two looks at the prekeys
+RESET_PAUSE: Final = 60.0  # between two new sessions with one device because of what it sent
+MAX_BATCH: Final = 64  # messages sealed or opened with one commit
+MAX_WAITING: Final = 256  # opened messages that nobody has asked for yet
+MAX_WAITING_BYTES: Final = 4 << 20
+MAX_TOLD: Final = 10_000  # refused messages remembered; of older ones one may be told again
 
-_ServerFrame = Ready | Delivered | Ack | Error | Resumed | ReceiptNotice | Pong
+_ServerFrame = Ready | Delivered | Ack | Error | Resumed | ReceiptNotice | PrekeysLow | Pong
 _DECODER: Final[msgspec.json.Decoder[_ServerFrame]] = msgspec.json.Decoder(_ServerFrame)
+_TYPES: Final = frozenset(one.__struct_config__.tag for one in SERVER_FRAMES)
 _Key = tuple[str, int]
+
+
+class _Other(msgspec.Struct):
+    """Any frame of a server that knows more types than this client."""
+
+    type: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,31 +119,21 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
-    """An authentic message. ``position`` is its place in the ledger."""
-
-    sender: str
-    device: str
-    seq: int
-    position: int
-    timestamp: str
-    plaintext: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Refused:
     """A message that was not let through, and why. Nothing of its contents was used."""
 
     sender: str
     position: int
-    reason: ClientError
+    reason: SecureChatError
 
 
 @dataclass(frozen=True, slots=True)
-class _Caught:
-    """In the queue of what was received: all before this position has come."""
-
-    position: int
+class _Unsealed:
+    content: bytes = field(repr=False)
+    ts: float
+    cids: tuple[str, ...]
+    members: tuple[str, ...]
+    answer: asyncio.Future[Receipt]
 
 
 def _log_refused(refused: Refused) -> None:
@@ -119,62 +142,94 @@ def _log_refused(refused: Refused) -> None:
     )
 
 
+def _log_change(_: Contact) -> None:
+    log.warning("client.identity_changed: nothing is sent to it before it is accepted")
+
+
 class ChatClient:
     """A wallet's device on a server. Use it as an async context manager, and iterate over it.
 
-    It gives received messages in ledger order. Those that do not authenticate, or whose sender has
-    no session here, are not among them: each goes to ``on_refused``, is counted in
-    ``refused``, and is not asked for again. A client that nobody iterates over keeps in memory what
-    it receives, and until RESUMED every client keeps there what it has missed.
+    It gives received messages in ledger order, also what one's other devices sent. What does not
+    authenticate is not among them: it goes to ``on_refused`` and is not asked for again. A client
+    that nobody iterates over keeps in memory what it receives, and until RESUMED every client keeps
+    there what it has missed.
     """
 
     def __init__(
         self,
         base_url: str,
+        device: Device,
         tokens: TokenSource,
-        state: ClientState,
         *,
-        sessions: dict[str, Session] | None = None,
-        backoff: Backoff | None = None,
+        receipts: bool = False,
         on_refused: Callable[[Refused], None] = _log_refused,
+        on_identity_change: Callable[[Contact], None] = _log_change,
         on_receipt: Callable[[ReceiptNotice], None] | None = None,
+        backoff: Callable[[], Backoff] = Backoff,
+        clock: Callable[[], float] = time.time,
+        begin_again: bool = False,
     ) -> None:
-        """``base_url``: ``http://host:port`` or https. ``state`` says wallet and device; the
-        caller closes it after the client. ``sessions``: by the peer's wallet; more can be added
-        with ``add_session``."""
+        """``base_url``: ``http://host:port`` or https. The caller closes ``device`` afterwards.
+
+        ``receipts``: tell senders when their messages arrive and are read; off unless the person
+        wants it, for it tells when the person is there. ``on_identity_change``: a wallet's identity
+        is not the one known; show the person the new safety number. ``begin_again``: make a state
+        that was restored from a backup usable (``Device.begin_again``). Raises StateRolledBack for
+        such a state without it.
+        """
         parts = urlsplit(base_url)
         scheme = {"http": "ws", "https": "wss"}[parts.scheme]
-        self._url: Final = urlunsplit((scheme, parts.netloc, parts.path.rstrip("/") + PATH, "", ""))
-        self._tokens: Final = tokens
-        self._state: Final = state
-        self._sessions: Final = dict(sessions or {})
-        self._backoff: Final = backoff or Backoff()
+        path = parts.path.rstrip("/") + PATH
+        query = urlencode({"device": device.id})
+        self._url: Final = urlunsplit((scheme, parts.netloc, path, query, ""))
+        self._device: Final = device
+        self._began_again: Final = begin_again and device.rolled_back
+        if self._began_again:
+            device.begin_again()
+        if device.rolled_back:
+            raise StateRolledBack("the state is an old one; open the client with begin_again")
+        self._tokens: Final = Tokens(tokens)
+        self._directory: Final = Directory(base_url, self._tokens)
+        self._contacts: Final = Contacts(
+            device, self._directory, monotonic=time.monotonic, on_change=on_identity_change
+        )
+        self._backoff: Final = backoff()
+        self._asking: Final = backoff
+        self._clock: Final = clock
+        self._receipts: Final = receipts
         self._on_refused: Final = on_refused
         self._on_receipt: Final = on_receipt
         self.refused = 0
         self.connections = 0
         self.complete = True
         """Whether the last RESUME gave everything: False when the server lacks some of it."""
+        self._unsealed: dict[str, deque[_Unsealed]] = {}
         self._outbox: dict[_Key, Unacknowledged] = {
-            (kept.recipient, kept.seq): kept for kept in state.outbox()
+            (kept.recipient, kept.seq): kept for kept in device.outbox()
         }
         self._waiting: dict[_Key, asyncio.Future[Receipt]] = {}
         self._under_way: dict[str, int] = {}  # recipient → seq, on this connection
+        self._notices: deque[ReceiptFrame] = deque()  # receipts to give; not kept over a crash
         self._wake = asyncio.Event()
-        self._queue: deque[Received | _Caught] = deque()
-        self._queued: set[int] = set()  # positions, until they are handled
-        self._opened_here: set[tuple[str, str, int]] = set()  # sender, device, seq of these
-        self._filled = asyncio.Event()
-        self._handling: Received | None = None
         # What came before RESUMED, live and replayed mixed: only then is its order known.
         self._early: dict[int, Delivered] | None = None
         self._resume_due = False
-        self._late: set[int] = set()  # queued behind messages of higher positions
-        self._highest = state.position
+        self._arrived: deque[Delivered | Resumed] = deque()
+        self._arriving = asyncio.Event()
+        self._queue: deque[Received] = deque(device.inbox())
+        self._queued_bytes = sum(len(one.content) for one in self._queue)
+        self._filled = asyncio.Event()
+        self._room = asyncio.Event()
+        self._handling: Received | None = None
+        self._told: set[int] = set()  # positions that were reported as refused
+        self._resets: dict[tuple[str, str], float] = {}
+        self._low = asyncio.Event()
+        self._registered = False
+        self._presented: Token | None = None
+        self._refusals = 0  # tokens refused one after the other
         self._ready = asyncio.Event()
-        self._ended: ClientError | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._token: Token | None = None
+        self._ended: SecureChatError | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._timers: set[asyncio.TimerHandle] = set()
 
     async def __aenter__(self) -> Self:
@@ -193,88 +248,169 @@ class ChatClient:
 
     @property
     def wallet(self) -> str:
-        return self._state.wallet
+        return self._device.wallet
 
     @property
     def unacknowledged(self) -> int:
-        """Messages in the outbox."""
-        return len(self._outbox)
-
-    def add_session(self, peer: str, session: Session) -> None:
-        self._sessions[canonical(peer, "peer")] = session
+        """Messages in the outbox, and those waiting to be sealed."""
+        return len(self._outbox) + sum(len(queue) for queue in self._unsealed.values())
 
     async def connect(self, within: float = 30.0) -> None:
-        """Start; returns when the server is ready for this wallet.
+        """Start; returns when the device is published and the server is ready for this wallet.
 
-        Raises LoginRefused, or ServerUnreachable after ``within`` seconds (and then the client is
-        closed).
+        Raises LoginRefused, IdentityTaken, DeviceRevoked, or ServerUnreachable after ``within``
+        seconds; then the client is closed.
         """
         self._check_open()
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="chat-client")
+        if not self._tasks:
+            self._start(self._run())
+            self._start(self._open_arrived())
+            self._start(self._keep_prekeys())
         try:
             async with asyncio.timeout(within):
                 await self._ready.wait()
         except TimeoutError:
+            self._end(ServerUnreachable("the server did not get ready in time"))
+        if self._ended is not None:
             await self.close()
-            raise ServerUnreachable("the server did not get ready in time") from None
-        self._check_open()
+            raise self._ended
 
     async def close(self) -> None:
-        """Disconnect. Unacknowledged messages stay in the state's outbox; their senders get
+        """Disconnect. Unacknowledged messages stay in the outbox; their senders get
         ClientClosed."""
         self._end(ClientClosed("the client is closed"))
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            if not task.cancelling():  # a second time would cut short how it closes its socket
+                task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for timer in self._timers:
             timer.cancel()
+        await self._directory.close()
 
     def _check_open(self) -> None:
         if self._ended is not None:
             raise self._ended
 
+    # -- people -------------------------------------------------------------------------------
+
+    async def contact(self, wallet: str) -> Contact:
+        """What the directory has of ``wallet`` now: its safety number and devices.
+
+        Raises NoIdentity, VerificationError, DirectoryRefused, ServerUnreachable.
+        """
+        return await self._contacts.contact(canonical(wallet, "wallet"))
+
+    async def accept(self, wallet: str, safety_number: str) -> None:
+        """Go on with a wallet whose identity has changed: a person has compared its new number.
+
+        What it sent meanwhile is then received. Raises WrongSafetyNumber.
+        """
+        self._contacts.accept(canonical(wallet, "wallet"), safety_number)
+        self._resume_due = True
+        self._wake.set()
+
+    async def revoke(self, device: str, signer: Signer) -> None:
+        """Shut a device of one's own wallet out, for good. On the device that made the identity.
+
+        Raises NotCertified for an unknown device, Refused on another device.
+        """
+        own = await self._contacts.roster(self.wallet, device=device)
+        revocation = self._device.revocation(own.device(device), signer)
+        await self._directory.publish_revocation(revocation)
+        await self._contacts.contact(self.wallet)
+
     # -- sending ------------------------------------------------------------------------------
 
-    async def send(self, recipient: str, plaintext: bytes) -> Receipt:
+    async def send(
+        self,
+        recipient: str,
+        content: bytes,
+        *,
+        cids: tuple[str, ...] = (),
+        members: tuple[str, ...] = (),
+    ) -> Receipt:
         """Send and wait until it is in the ledger, across as many connections as that takes.
 
-        Raises UnknownContact, SendRefused, and ClientClosed when the client ends before the answer;
-        a message that was on its way then, or when the caller stops waiting, stays in the outbox.
+        ``members``: the wallets of the thread when ``recipient`` is one. Raises NoIdentity,
+        IdentityChanged, VerificationError, ContentTooLarge, SendRefused, and ClientClosed when the
+        client ends before the answer; what was sealed then, or when the caller stops waiting, stays
+        in the outbox.
         """
-        self._check_open()
         peer = canonical(recipient, "recipient")
-        session = self._sessions.get(peer)
-        if session is None:
-            raise UnknownContact("no session with this recipient; add their contact card first")
-        message = self._sealed(session, peer, plaintext)
-        self._state.keep(message)  # crash point: kept, not sent; the next start sends it
-        key = (peer, message.seq)
-        self._outbox[key] = message
-        answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self._waiting[key] = answer
-        self._wake.set()
-        try:
-            return await answer
-        finally:
-            self._waiting.pop(key, None)
+        if not content:
+            raise crypto_errors.Refused("a message has at least one byte")
+        if not is_wallet(peer) and not members:
+            raise crypto_errors.Refused("a message to a thread needs the wallets of its members")
+        return await self._send(peer, content, cids, members)
 
-    def _sealed(self, session: Session, peer: str, plaintext: bytes) -> Unacknowledged:
-        state = self._state
-        seq = state.next_seq(peer)
-        ciphertext, nonce = session.seal(plaintext, place(state.wallet, state.device, peer, seq))
-        hashed = b64encode(message_hash(ciphertext, nonce, seq)).decode()
-        frame = {
-            "type": "CHAT_MESSAGE",
-            "recipient": peer,
-            "device": state.device,
-            "ciphertext": b64encode(ciphertext).decode(),
-            "nonce": b64encode(nonce).decode(),
-            "seq": seq,
-            "ts": time.time(),
-            "hash": hashed,
-        }
-        return Unacknowledged(peer, seq, hashed, msgspec.json.encode(frame).decode())
+    async def _send(
+        self, peer: str, content: bytes, cids: tuple[str, ...] = (), members: tuple[str, ...] = ()
+    ) -> Receipt:
+        self._check_open()
+        answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        item = _Unsealed(content, self._clock(), cids, members or (peer,), answer)
+        if peer in self._unsealed:
+            self._unsealed[peer].append(item)
+        else:
+            self._unsealed[peer] = deque((item,))
+            self._start(self._seal_for(peer))
+        return await answer
+
+    async def _seal_for(self, peer: str) -> None:
+        """Seal what waits for ``peer``, in order; many with one commit."""
+        queue = self._unsealed[peer]
+        try:
+            while queue:
+                rosters, without = await self._patiently(partial(self._prepared, queue[0].members))
+                self._seal(peer, queue, rosters, without)
+        except (StateRolledBack, StorageError) as error:
+            self._end(error)
+        except SecureChatError as error:
+            for item in queue:
+                _fail(item.answer, error)
+        finally:
+            del self._unsealed[peer]
+
+    async def _prepared(self, members: tuple[str, ...]) -> tuple[list[Roster], frozenset[bytes]]:
+        """The rosters of ``members`` and one's own, with a session for each device."""
+        wallets = dict.fromkeys((*members, self.wallet))
+        rosters = [await self._contacts.roster(wallet) for wallet in wallets]
+        return rosters, await self._contacts.reachable(rosters, self._milliseconds())
+
+    def _seal(
+        self, peer: str, queue: deque[_Unsealed], rosters: list[Roster], without: frozenset[bytes]
+    ) -> None:
+        batch: list[_Unsealed] = []
+        members = queue[0].members
+        while queue and queue[0].members == members and len(batch) < MAX_BATCH:
+            item = queue.popleft()
+            if not item.answer.done():
+                batch.append(item)
+        messages = [
+            Message(peer, rosters, item.content, item.ts, item.cids, without) for item in batch
+        ]
+        try:
+            self._sealed(batch, self._device.seal(messages))
+        except (StateRolledBack, StorageError):
+            queue.extendleft(reversed(batch))
+            raise
+        except CryptoError:
+            # One of them cannot be sealed: it alone is refused.
+            for item, message in zip(batch, messages, strict=True):
+                try:
+                    self._sealed([item], self._device.seal([message]))
+                except StorageError:
+                    raise
+                except CryptoError as error:
+                    _fail(item.answer, error)
+
+    def _sealed(self, items: list[_Unsealed], kept: list[Unacknowledged]) -> None:
+        # crash point: kept, not sent; the next start sends it
+        for item, message in zip(items, kept, strict=True):
+            key = (message.recipient, message.seq)
+            self._outbox[key] = message
+            self._waiting[key] = item.answer
+        self._wake.set()
 
     async def _send_outbox(self, socket: ClientConnection) -> None:
         """Keep the first message of each recipient under way while this connection lasts."""
@@ -282,22 +418,25 @@ class ChatClient:
             self._wake.clear()
             if self._resume_due:
                 self._resume_due = False
-                await socket.send(_json(Resume(after=self._state.position)))
+                self._early = self._early or {}
+                await socket.send(_json(Resume(after=self._device.cursor.position)), text=True)
+            while self._notices:
+                await socket.send(_json(self._notices.popleft()), text=True)
             for (recipient, seq), message in list(self._outbox.items()):
                 if recipient not in self._under_way:
                     self._under_way[recipient] = seq
-                    await socket.send(message.frame)
+                    await socket.send(message.frame, text=True)
             await self._wake.wait()
 
     def _acknowledged(self, ack: Ack) -> None:
         key = (ack.recipient, ack.seq)
         message = self._outbox.get(key)
-        if message is None or ack.device != self._state.device:
+        if message is None or ack.device != self._device.id:
             return
         if message.hash != ack.hash:
             raise ProtocolViolation("an ACK is of another message than was sent")
-        self._settle(key)
-        if (answer := self._waiting.get(key)) is not None and not answer.done():
+        answer = self._settle(key)
+        if answer is not None and not answer.done():
             answer.set_result(
                 Receipt(
                     ack.recipient,
@@ -310,11 +449,12 @@ class ChatClient:
                 )
             )
 
-    def _settle(self, key: _Key) -> None:
-        """The server has decided on this message."""
-        self._state.drop(*key)
+    def _settle(self, key: _Key) -> asyncio.Future[Receipt] | None:
+        """The server has decided on this message: who waits for it."""
+        self._device.settle(*key)
         del self._outbox[key]
         self._free(key)
+        return self._waiting.pop(key, None)
 
     def _free(self, key: _Key) -> None:
         if self._under_way.get(key[0]) == key[1]:
@@ -327,6 +467,8 @@ class ChatClient:
             log.warning("client.error code=%s", error.code.value)
             if self._early is not None and error.code in TRY_AGAIN:
                 self._later(wait, self._resume_again)
+            if error.code is Code.UNKNOWN_DEVICE:
+                self._registered = False  # has it been revoked? The directory must show it
             return
         key = (error.recipient, error.seq)
         if key not in self._outbox:
@@ -336,12 +478,15 @@ class ChatClient:
             return
         refusal = SendRefused(error.code, error.detail)
         if error.code in (Code.REPLAYED_SEQUENCE, Code.SEQUENCE_CONFLICT):
-            refusal = SequenceTaken(error.code, error.detail)
+            if not self._began_again:
+                self._device.distrust()
+                raise StateRolledBack("the server has messages that this state does not know of")
+            refusal = StreamContinued(error.code, error.detail)
             if isinstance(error.last_seq, int):
-                self._state.continue_above(error.recipient, error.last_seq)
-        self._settle(key)
-        if (answer := self._waiting.get(key)) is not None and not answer.done():
-            answer.set_exception(refusal)
+                self._device.messenger.fast_forward(error.recipient, error.last_seq)
+        answer = self._settle(key)
+        if answer is not None:
+            _fail(answer, refusal)
 
     def _resume_again(self) -> None:
         self._resume_due = self._early is not None
@@ -360,19 +505,14 @@ class ChatClient:
     async def receive(self) -> Received:
         """The next message; the one given before counts as handled from now on."""
         self._handled()
-        while True:
-            while self._queue:
-                item = self._queue.popleft()
-                if isinstance(item, _Caught):
-                    if self._late:
-                        continue
-                    self._state.resume_at(item.position)
-                    continue
-                self._handling = item
-                return item
+        while not self._queue:
             self._check_open()
             self._filled.clear()
             await self._filled.wait()
+        message = self._handling = self._queue.popleft()
+        self._queued_bytes -= len(message.content)
+        self._room.set()
+        return message
 
     async def __aiter__(self) -> AsyncIterator[Received]:
         while True:
@@ -384,107 +524,204 @@ class ChatClient:
 
     def _handled(self) -> None:
         message, self._handling = self._handling, None
-        if message is None:
-            return
-        self._late.discard(message.position)
-        # While something is missing, RESUME must go on asking for it: it may still be brought.
-        at = message.position if self.complete and not self._late else 0
-        self._state.received(
-            message.position, message.sender, message.device, message.seq, resume_at=at
-        )
-        self._queued.discard(message.position)
-        self._opened_here.discard((message.sender, message.device, message.seq))
+        if message is not None:
+            self._device.handled(message.position)
+            self._give_receipt("read", message)
 
-    def _take(self, frame: Delivered) -> None:
-        """A message in its place: let it through once, or refuse it."""
-        state = self._state
-        if frame.sender == state.wallet:
-            return
-        if frame.position in self._queued or state.has_received(frame.position):
-            return
-        try:
-            message = self._opened(frame)
-        except ClientError as reason:
-            self.refused += 1
-            state.received(frame.position, frame.sender, frame.device, None, resume_at=0)
-            self._on_refused(Refused(frame.sender, frame.position, reason))
-            return
-        if frame.position < self._highest:
-            self._late.add(frame.position)
-        self._highest = max(self._highest, frame.position)
-        self._queued.add(frame.position)
-        self._opened_here.add((frame.sender, frame.device, frame.seq))
-        self._queue.append(message)
+    def _give_receipt(self, kind: Any, message: Received) -> None:
+        if self._receipts and message.recipient == self.wallet != message.sender:
+            self._notices.append(ReceiptFrame(kind=kind, position=message.position))
+            self._wake.set()
+
+    async def _open_arrived(self) -> None:
+        """Open what arrived, in its order, and put it where ``receive`` takes it from."""
+        while True:
+            while len(self._queue) >= MAX_WAITING or self._queued_bytes > MAX_WAITING_BYTES:
+                self._room.clear()
+                await self._room.wait()
+            while not self._arrived:
+                self._arriving.clear()
+                await self._arriving.wait()
+            await self._open_batch()
+
+    async def _open_batch(self) -> None:
+        batch: list[Arrived] = []
+        passed: list[int] = []
+        held: dict[str, int] = {}
+        refusals: list[tuple[Delivered, SecureChatError]] = []
+        while self._arrived and len(batch) < MAX_BATCH:
+            first = self._arrived[0]
+            if isinstance(first, Resumed):
+                if batch or passed:
+                    break  # what came before it is taken first
+                self._arrived.popleft()
+                self.complete = first.complete
+                passed += [first.position] if first.complete else []
+                break
+            try:
+                one = await self._patiently(partial(self._readable, first))
+            except SecureChatError as reason:
+                passed.append(first.position)
+                refusals.append((first, reason))
+                if isinstance(reason, IdentityChanged):
+                    held.setdefault(first.sender, first.position)
+            else:
+                if one is None:
+                    passed.append(first.position)
+                else:
+                    batch.append(one)
+            self._arrived.popleft()
+        rest = [one.position for one in self._arrived if isinstance(one, Delivered)]
+        highest = self._device.cursor.highest
+        results = self._device.take(
+            batch,
+            passed,
+            held=held,
+            waiting=min(rest, default=None),
+            complete=self.complete,
+        )
+        for refused, why in refusals:
+            self._refuse(refused.sender, refused.device, refused.position, why, highest)
+        for one, result in zip(batch, results, strict=True):
+            if isinstance(result, CryptoError):
+                frame = one.frame
+                self._refuse(frame.sender, frame.device, one.position, result, highest)
+            elif result.content:  # an empty one only opens a session
+                self._queue.append(result)
+                self._queued_bytes += len(result.content)
+                self._give_receipt("delivered", result)
         self._filled.set()
 
-    def _opened(self, frame: Delivered) -> Received:
-        state = self._state
-        session = self._sessions.get(frame.sender)
-        if session is None:
-            raise UnknownContact("no session with the sender")
-        if frame.recipient != state.wallet:
-            raise NotAuthentic("the message is not for this wallet")
-        try:
-            ciphertext = decode_base64(frame.ciphertext, "ciphertext")
-            nonce = decode_base64(frame.nonce, "nonce")
-        except InvalidMessage as bad:
-            raise NotAuthentic(bad.detail) from None
-        associated = place(frame.sender, frame.device, frame.recipient, frame.seq)
-        plaintext = session.open(ciphertext, nonce, associated)
-        number = (frame.sender, frame.device, frame.seq)
-        if number in self._opened_here or state.has_opened(*number):
-            raise NotAuthentic("the message was received before, at another position")
-        return Received(
-            frame.sender, frame.device, frame.seq, frame.position, frame.timestamp, plaintext
-        )
+    async def _readable(self, delivered: Delivered) -> Arrived | None:
+        """The frame and its sender's roster; None for what this device itself sent."""
+        if (delivered.sender, delivered.device) == (self.wallet, self._device.id):
+            return None
+        fields = {
+            name: value
+            for name, value in msgspec.structs.asdict(delivered).items()
+            if value is not UNSET
+        }
+        frame = Frame.from_wire(fields)
+        roster = await self._contacts.roster(frame.sender, device=frame.device)
+        return Arrived(frame, delivered.position, delivered.timestamp, roster)
 
-    def _resumed(self, resumed: Resumed) -> None:
-        """All that was missed has come: give it in ledger order, then go on with what is live."""
-        early, self._early = self._early, None
-        self.complete = resumed.complete
-        for position in sorted(early or {}):
-            self._take((early or {})[position])
-        if resumed.complete:
-            self._queue.append(_Caught(resumed.position))
-            self._filled.set()
+    def _refuse(
+        self, sender: str, device: str, position: int, reason: SecureChatError, highest: int
+    ) -> None:
+        """Tell of a message that was not let through, once."""
+        again = isinstance(reason, Replayed) and position <= highest  # we asked for it again
+        if again or position in self._told:
+            return
+        if len(self._told) >= MAX_TOLD:
+            self._told.clear()
+        self._told.add(position)
+        self.refused += 1
+        self._on_refused(Refused(sender, position, reason))
+        if isinstance(reason, UnknownSession | UnknownPrekey | TooManySkipped):
+            now = time.monotonic()
+            if now - self._resets.get((sender, device), -RESET_PAUSE) >= RESET_PAUSE:
+                self._resets[sender, device] = now
+                self._start(self._reset(sender, device))
+
+    async def _reset(self, sender: str, device: str) -> None:
+        """Open a new session with a device whose messages do not open, and let it know."""
+        try:
+            await self._patiently(
+                lambda: self._contacts.reset(sender, device, self._milliseconds())
+            )
+            try:
+                await self._send(sender, b"")
+            except StreamContinued:
+                await self._send(sender, b"")  # above what the server has
+        except SecureChatError as error:
+            log.warning("client.session_not_reset error=%s", type(error).__name__)
 
     # -- the connection -----------------------------------------------------------------------
 
-    async def _run(self) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(self._guarded(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        """Whatever ends a task by an error ends the client with it."""
         try:
-            while True:
-                try:
-                    await self._connection()
-                except (ServerUnreachable, OSError, InvalidHandshake, TimeoutError) as error:
-                    log.info("client.unreachable error=%s", type(error).__name__)
-                except ConnectionClosed as closed:
-                    code = closed.rcvd.code if closed.rcvd is not None else None
-                    log.info("client.disconnected code=%s", code)
-                    if code == Close.TOKEN_EXPIRED or code == Close.REFUSED:
-                        self._token = None
-                await asyncio.sleep(self._backoff.next())
-        except ClientError as error:
+            await work
+        except SecureChatError as error:
             self._end(error)
         except Exception as defect:
+            log.exception("client.failed")
             self._end(ClientClosed(f"the client failed: {type(defect).__name__}"))
-            raise
 
-    def _end(self, error: ClientError) -> None:
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask the server until it can be reached."""
+        backoff = self._asking()
+        while True:
+            try:
+                return await ask()
+            except ServerUnreachable as error:
+                log.info("client.waiting reason=%s", error)
+                await asyncio.sleep(max(backoff.next(), error.retry_after or 0.0))
+
+    def _milliseconds(self) -> int:
+        return int(self._clock() * 1000)
+
+    async def _run(self) -> None:
+        while True:
+            if not self._registered:
+                await self._patiently(self._register)
+                self._registered = True
+            try:
+                await self._connection()
+            except (ServerUnreachable, OSError, InvalidHandshake, TimeoutError) as error:
+                log.info("client.unreachable error=%s", type(error).__name__)
+            except ConnectionClosed as closed:
+                code = closed.rcvd.code if closed.rcvd is not None else None
+                log.info("client.disconnected code=%s", code)
+                if code == Close.TOKEN_EXPIRED or code == Close.REFUSED:
+                    self._tokens.forget(self._presented)
+            await asyncio.sleep(self._backoff.next())
+
+    async def _register(self) -> None:
+        """Have the directory know this device, with prekeys, and know one's own roster."""
+        await register(self._device, self._directory)
+        await self._contacts.contact(self.wallet)
+        await keep_prekeys(self._device, self._directory, self._clock())
+
+    async def _keep_prekeys(self) -> None:
+        """Replace the prekeys when the server runs low, and weekly."""
+        await self._ready.wait()
+        while True:
+            due = self._device.rotation_due(self._clock())
+            try:
+                async with asyncio.timeout(min(due, UPKEEP_SECONDS)):
+                    await self._low.wait()
+            except TimeoutError:
+                pass  # time to look, whatever the server says
+            self._low.clear()
+            await self._patiently(
+                lambda: keep_prekeys(self._device, self._directory, self._clock())
+            )
+
+    def _end(self, error: SecureChatError) -> None:
         if self._ended is not None:
             return
         self._ended = error
         for answer in self._waiting.values():
-            if not answer.done():
-                answer.set_exception(error)
+            _fail(answer, error)
+        for queue in self._unsealed.values():
+            for item in queue:
+                _fail(item.answer, error)
         self._ready.set()
         self._filled.set()
+        for task in self._tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
 
     async def _connection(self) -> None:
         """One connection, from its token to its end."""
-        fresh = self._token is None or _is_over(self._token)
-        if self._token is None or fresh:
-            self._token = await self._tokens()
-        header = {"Authorization": f"Bearer {self._token.value}"}
+        token = await self._tokens.current()
+        header = {"Authorization": f"Bearer {token.value}"}
         try:
             socket = await connect(
                 self._url,
@@ -497,10 +734,12 @@ class ChatClient:
             )
         except InvalidStatus as refusal:
             if refusal.response.status_code in (401, 403):
-                self._token = None
-                if fresh:
+                self._tokens.forget(token)
+                self._refusals += 1
+                if self._refusals > 1:
                     raise LoginRefused("the server refuses the token it has issued") from None
             raise
+        self._presented = token
         async with socket:
             self._early = {}
             self._under_way.clear()
@@ -520,26 +759,27 @@ class ChatClient:
     async def _read(self, socket: ClientConnection) -> None:
         sending: asyncio.Task[None] | None = None
         try:
-            async for raw in _frames(socket):
-                if isinstance(raw, Ready) and sending is None:
-                    if raw.wallet != self.wallet:
+            async for frame in _frames(socket):
+                if isinstance(frame, Ready) and sending is None:
+                    if frame.wallet != self.wallet:
                         raise ProtocolViolation("the server speaks to another wallet")
                     self._resume_due = True
                     sending = asyncio.create_task(self._send_outbox(socket))
                     self.connections += 1
+                    self._refusals = 0
                     self._backoff.succeeded()
                     self._ready.set()
                 else:
-                    self._frame(raw)
+                    self._frame(frame)
         finally:
             if sending is not None:
                 sending.cancel()
                 await asyncio.gather(sending, return_exceptions=True)
 
-    def _frame(self, frame: _ServerFrame) -> None:
+    def _frame(self, frame: _ServerFrame | _Other) -> None:
         if isinstance(frame, Delivered):
             if self._early is None:
-                self._take(frame)
+                self._arrived.append(frame)
             else:
                 self._early[frame.position] = frame
         elif isinstance(frame, Ack):
@@ -547,36 +787,52 @@ class ChatClient:
         elif isinstance(frame, Error):
             self._error(frame)
         elif isinstance(frame, Resumed):
-            self._resumed(frame)
+            # All that was missed has come: it is opened in ledger order, then what is live.
+            early, self._early = self._early or {}, None
+            self._arrived += [early[position] for position in sorted(early)]
+            self._arrived.append(frame)
         elif isinstance(frame, ReceiptNotice) and self._on_receipt is not None:
             self._on_receipt(frame)
+        elif isinstance(frame, PrekeysLow) and frame.device == self._device.id:
+            self._low.set()
+        self._arriving.set()
 
     async def _refresh(self, socket: ClientConnection) -> None:
         """Present a fresh token in good time before each one ends."""
-        while True:
-            token = self._token
-            if token is None or token.expires_at is None:
-                await socket.wait_closed()
-                return
+        token = await self._tokens.current()
+        while token.expires_at is not None:
             left = token.expires_at - time.time()
             await asyncio.sleep(max(REFRESH_PAUSE, left - min(REFRESH_BEFORE, left / 5)))
-            self._token = await self._tokens()
-            await socket.send(_json(Auth(token=self._token.value)))
+            token = await self._tokens.renewed()
+            self._presented = token
+            await socket.send(_json(Auth(token=token.value)), text=True)
+        await socket.wait_closed()
 
 
-async def _frames(socket: ClientConnection) -> AsyncIterator[_ServerFrame]:
+async def _frames(socket: ClientConnection) -> AsyncIterator[_ServerFrame | _Other]:
     while True:
         raw = await socket.recv()
         try:
-            frame = _DECODER.decode(raw)
+            frame = _parsed(raw)
         except (msgspec.DecodeError, UnicodeError):
             raise ProtocolViolation("the server sent what is no frame of this protocol") from None
         yield frame
 
 
-def _is_over(token: Token) -> bool:
-    return token.expires_at is not None and token.expires_at <= time.time() + 1
+def _parsed(raw: str | bytes) -> _ServerFrame | _Other:
+    try:
+        return _DECODER.decode(raw)
+    except msgspec.ValidationError:
+        other = msgspec.json.decode(raw, type=_Other)
+        if other.type in _TYPES:
+            raise
+        return other
 
 
-def _json(frame: msgspec.Struct) -> str:
-    return msgspec.json.encode(frame).decode()
+def _fail(answer: asyncio.Future[Receipt], error: SecureChatError) -> None:
+    if not answer.done():
+        answer.set_exception(error)
+
+
+def _json(frame: msgspec.Struct) -> bytes:
+    return msgspec.json.encode(frame)

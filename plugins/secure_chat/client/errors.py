@@ -1,18 +1,20 @@
-"""What the Python client raises.
+"""What the Python client raises, besides the protocol's own errors (``crypto.errors``).
 
     ClientError
     ├── LoginRefused          the server does not log this wallet in; trying again does not help
-    ├── ServerUnreachable     no connection within the time the caller gave
+    ├── ServerUnreachable     no connection, or no answer, in time  (retry_after)
     ├── ClientClosed          the client was closed, or ended by the error it was raised from
     ├── SendRefused           the server refused a message for good  (code)
-    │   └── SequenceTaken     its number is used up: this state is behind; send again
-    ├── UnknownContact        no session with this wallet
-    ├── BadContactCard        a contact card that its wallet did not sign, or no card at all
-    ├── NotAuthentic          a ciphertext that its sender did not make for this place
-    ├── ProtocolViolation     the server answered what this protocol does not have
-    └── StateUnusable         the state file is locked, foreign or damaged
+    │   └── StreamContinued   its number was taken before an old backup: send it again
+    ├── DirectoryRefused      the key directory refused a request for good  (code, status)
+    ├── NoIdentity            the wallet has published no device: nothing can be encrypted to it
+    ├── IdentityTaken         the wallet has published another identity than this device's
+    ├── WrongSafetyNumber     what a person accepted is not the identity that is shown now
+    └── ProtocolViolation     the server answered what this protocol does not have
 
-Texts carry no contents, keys or tokens.
+Of ``crypto.errors`` a user of the client meets IdentityChanged (sending has stopped: compare the
+safety number), DeviceRevoked, ContentTooLarge, and of the state on disk StateRolledBack,
+StateUnreadable and StorageError. Texts carry no contents, keys or tokens.
 """
 
 from __future__ import annotations
@@ -27,9 +29,14 @@ class LoginRefused(ClientError):
 class ServerUnreachable(ClientError):
     """No connection, or no answer, in time. What is in the outbox stays there."""
 
+    def __init__(self, text: str, *, retry_after: float | None = None) -> None:
+        """``retry_after``: seconds, when the server says so."""
+        super().__init__(text)
+        self.retry_after = retry_after
+
 
 class ClientClosed(ClientError):
-    """The client is closed. What was not acknowledged stays in the outbox of its state."""
+    """The client is closed. What was not acknowledged stays in the outbox of its device."""
 
 
 class SendRefused(ClientError):
@@ -40,28 +47,37 @@ class SendRefused(ClientError):
         self.code = code
 
 
-class SequenceTaken(SendRefused):
-    """Another message of this wallet and device holds the number: an old state file, or two.
+class StreamContinued(SendRefused):
+    """The server knows this device's stream better than its state, which began again.
 
-    The state now continues above it, so sending the text again works.
+    The stream now continues above it, so sending the content again works.
     """
 
 
-class UnknownContact(ClientError):
-    """There is no session with this wallet: exchange contact cards first."""
+class DirectoryRefused(ClientError):
+    """The key directory does not do this; ``code`` is None when the server did not give one."""
+
+    def __init__(self, code: Code | None, status: int) -> None:
+        super().__init__(f"directory: {code.value if code is not None else status}")
+        self.code = code
+        self.status = status
 
 
-class BadContactCard(ClientError):
-    """Not a contact card, or not signed by the wallet it names."""
+class NoIdentity(ClientError):
+    """This wallet has no identity in the directory."""
 
 
-class NotAuthentic(ClientError):
-    """Altered, moved, or made with another key. Nothing of it was used."""
+class IdentityTaken(ClientError):
+    """The wallet has an identity that this device is not of.
+
+    Enrol the device with the one that made it; or, when that one is lost, open a new device with
+    ``reset``.
+    """
+
+
+class WrongSafetyNumber(ClientError):
+    """The safety number given is not that of the identity which waits to be accepted."""
 
 
 class ProtocolViolation(ClientError):
     """The server's answer is not one of this protocol."""
-
-
-class StateUnusable(ClientError):
-    """The state file is in use by another process, another wallet's, or damaged."""

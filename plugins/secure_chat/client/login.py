@@ -1,11 +1,13 @@
-"""Logging a wallet in: a challenge, its signature, a token. Nothing else speaks HTTP here."""
+"""Logging a wallet in: a challenge, its signature, a token, and keeping that while it is good."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
 import re
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -15,7 +17,7 @@ import httpx
 from plugins.secure_chat.client.errors import LoginRefused, ProtocolViolation, ServerUnreachable
 from plugins.secure_chat.crypto.wallet import WalletKey
 
-# What we sign for a login, and nothing else: a server must not get a contact card signed this way.
+# What we sign for a login, and nothing else: a server must not get a certificate signed this way.
 _CHALLENGE: Final = re.compile(r"Sign this message to login to ATLAS: [0-9a-f]{32}", re.ASCII)
 
 
@@ -28,6 +30,33 @@ class Token:
 
 
 TokenSource = Callable[[], Awaitable[Token]]
+
+
+class Tokens:
+    """The token in use. Whoever needs one shares this, so a wallet logs in once."""
+
+    def __init__(self, source: TokenSource) -> None:
+        self._source: Final = source
+        self._token: Token | None = None
+        self._lock: Final = asyncio.Lock()
+
+    async def current(self) -> Token:
+        """The token in use, or a new one when it has ended. Raises as the source does."""
+        async with self._lock:
+            if self._token is None or _is_over(self._token):
+                self._token = await self._source()
+            return self._token
+
+    async def renewed(self) -> Token:
+        """A new token, before the one in use ends."""
+        async with self._lock:
+            self._token = await self._source()
+            return self._token
+
+    def forget(self, token: Token | None) -> None:
+        """The server does not take ``token``."""
+        if self._token is token:
+            self._token = None
 
 
 def wallet_login(base_url: str, wallet: WalletKey, *, timeout: float = 10.0) -> TokenSource:
@@ -50,6 +79,10 @@ def wallet_login(base_url: str, wallet: WalletKey, *, timeout: float = 10.0) -> 
         return Token(value, _expiry(value))
 
     return login
+
+
+def _is_over(token: Token) -> bool:
+    return token.expires_at is not None and token.expires_at <= time.time() + 1
 
 
 async def _post(http: httpx.AsyncClient, path: str, body: dict[str, str]) -> dict[str, Any]:

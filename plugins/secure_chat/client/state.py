@@ -1,76 +1,52 @@
-"""What a client must not forget: sequence numbers, the outbox, what it has received, its key.
+"""Where a device's state lies: the sealed records in a folder, their witness in another, their key.
 
-One SQLite file for one wallet and device, every change synced to disk before it is relied upon, and
-locked against a second process. Ciphertext waits here until it is acknowledged; plaintext never
-does. The contact key is in it in the clear, so the file is its owner's alone (0600).
+The records are ``crypto.store``'s; what they mean is ``device.py``'s and the messenger's. Here is
+only how they are found and unlocked.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-import sqlite3
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from plugins.secure_chat.client.contact import ContactKey
-from plugins.secure_chat.client.errors import StateUnusable
+from plugins.secure_chat.crypto.errors import StorageError
+from plugins.secure_chat.crypto.file_storage import FileStorage, FileWitness
+from plugins.secure_chat.crypto.store import SessionStore
 
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS owner (
-  one INTEGER PRIMARY KEY CHECK (one = 1), wallet TEXT NOT NULL, device TEXT NOT NULL,
-  contact_key BLOB NOT NULL, position INTEGER NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS sent (recipient TEXT PRIMARY KEY, last_seq INTEGER NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS outbox (
-  recipient TEXT NOT NULL, seq INTEGER NOT NULL, hash TEXT NOT NULL, frame TEXT NOT NULL,
-  PRIMARY KEY (recipient, seq)) STRICT;
-CREATE TABLE IF NOT EXISTS received (
-  position INTEGER PRIMARY KEY, sender TEXT NOT NULL, device TEXT NOT NULL, seq INTEGER)
-  STRICT;
-CREATE INDEX IF NOT EXISTS received_stream ON received (sender, device, seq);
-"""
+Unlock = bytes | str
+"""What opens the state: 32 bytes from the platform's key store, or a passphrase."""
+
+_ID_SIZE: Final = 16
+# scrypt at 128 MiB, about 0.4 s: what OWASP asks of a passphrase that guards a file.
+_SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 1 << 17, 8, 1
 
 
-@dataclass(frozen=True, slots=True)
-class Unacknowledged:
-    """A frame that goes out, unchanged, until the server has acknowledged it."""
+class StateFolder:
+    """The open state of one device, locked against a second process.
 
-    recipient: str
-    seq: int
-    hash: str
-    frame: str
+    ``witness`` is a folder that must not be restored from the backup that restores ``folder``: it
+    tells an old state from the newest one. Unless given it is below ``$XDG_STATE_HOME`` (or
+    ``~/.local/state``), under a name drawn with the state.
+    """
 
-
-class ClientState:
-    """The durable state of one wallet's device."""
-
-    def __init__(self, path: Path, wallet: str, device: str = "0") -> None:
-        """Open or create it. Raises StateUnusable."""
-        self.wallet: Final = wallet
-        self.device: Final = device
-        try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            self._db = sqlite3.connect(path, timeout=0, isolation_level=None)
-        except (OSError, sqlite3.Error) as error:
-            raise StateUnusable(f"the state file cannot be opened: {error}") from None
-        try:
-            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._db.execute("PRAGMA synchronous = EXTRA")
-            self._db.executescript("BEGIN IMMEDIATE;" + _SCHEMA + "COMMIT;")
-            self._db.execute(
-                "INSERT OR IGNORE INTO owner VALUES (1, ?, ?, ?, 0)",
-                (wallet, device, ContactKey.generate().secret()),
-            )
-            row = self._db.execute("SELECT * FROM owner").fetchone()
-        except sqlite3.Error as error:
-            self._db.close()
-            raise StateUnusable(f"the state file cannot be used: {error}") from None
-        if (row[1], row[2]) != (wallet, device):
-            self._db.close()
-            raise StateUnusable("the state file is another wallet's or another device's")
-        self.contact_key: Final = ContactKey.from_bytes(row[3])
-        self.position: int = row[4]
+    def __init__(self, folder: Path, unlock: Unlock, witness: Path | None = None) -> None:
+        """Open or create. Raises StateUnreadable on a wrong key, StorageError otherwise."""
+        with ExitStack() as stack:
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                storage = stack.enter_context(FileStorage(folder / "state"))
+                name = _identifier(folder / "id")
+                place = witness if witness is not None else _witnesses() / name.hex()
+                place.mkdir(mode=0o700, parents=True, exist_ok=True)
+                watching = stack.enter_context(FileWitness(place / "generation"))
+            except OSError as error:
+                raise StorageError(f"the state cannot be opened: {error.strerror}") from None
+            self.store: Final = SessionStore(storage, watching, _key(unlock, name), os.urandom)
+            self._open: Final = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -84,70 +60,42 @@ class ClientState:
         self.close()
 
     def close(self) -> None:
-        self._db.close()
+        """Let another process have it."""
+        self._open.close()
 
-    def next_seq(self, recipient: str) -> int:
-        """The number that the next message to ``recipient`` has to have."""
-        query = "SELECT last_seq FROM sent WHERE recipient = ?"
-        row = self._db.execute(query, (recipient,)).fetchone()
-        return int(row[0]) + 1 if row else 1
 
-    def keep(self, message: Unacknowledged) -> None:
-        """Use up its number and put it into the outbox. On return both are on disk."""
-        with self._db:
-            self._db.execute("BEGIN")
-            self._raise_seq(message.recipient, message.seq)
-            self._db.execute(
-                "INSERT INTO outbox VALUES (?, ?, ?, ?)",
-                (message.recipient, message.seq, message.hash, message.frame),
-            )
+def _identifier(path: Path) -> bytes:
+    """16 random bytes, drawn with the state: salt of the passphrase, and the witness's name."""
+    if not path.exists():
+        # Written whole before it has its name, so a crash leaves none or all of it.
+        fresh = path.with_name("id.new")
+        file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.write(file, os.urandom(_ID_SIZE))
+            os.fsync(file)
+        finally:
+            os.close(file)
+        fresh.rename(path)
+    data = path.read_bytes()
+    if len(data) != _ID_SIZE:
+        raise StorageError("the state's id file is damaged")
+    return data
 
-    def outbox(self) -> list[Unacknowledged]:
-        """All that has no ACK, in the order in which it must go out."""
-        rows = self._db.execute("SELECT * FROM outbox ORDER BY recipient, seq")
-        return [Unacknowledged(*row) for row in rows]
 
-    def drop(self, recipient: str, seq: int) -> None:
-        """It is acknowledged, or refused for good."""
-        self._db.execute("DELETE FROM outbox WHERE recipient = ? AND seq = ?", (recipient, seq))
+def _witnesses() -> Path:
+    home = os.environ.get("XDG_STATE_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "state") / "atlas-secure-chat"
 
-    def continue_above(self, recipient: str, seq: int) -> None:
-        """Never again use a number up to ``seq``: the server has it."""
-        self._raise_seq(recipient, seq)
 
-    def _raise_seq(self, recipient: str, seq: int) -> None:
-        self._db.execute(
-            "INSERT INTO sent VALUES (?, ?) ON CONFLICT (recipient) "
-            "DO UPDATE SET last_seq = max(last_seq, excluded.last_seq)",
-            (recipient, seq),
-        )
-
-    def has_received(self, position: int) -> bool:
-        query = "SELECT 1 FROM received WHERE position = ?"
-        return self._db.execute(query, (position,)).fetchone() is not None
-
-    def has_opened(self, sender: str, device: str, seq: int) -> bool:
-        """Whether a message with this number was received before, wherever it stood."""
-        query = "SELECT 1 FROM received WHERE sender = ? AND device = ? AND seq = ?"
-        return self._db.execute(query, (sender, device, seq)).fetchone() is not None
-
-    def received(
-        self, position: int, sender: str, device: str, seq: int | None, *, resume_at: int
-    ) -> None:
-        """A message has been handled; a RESUME may from now on begin at ``resume_at``.
-
-        ``seq`` is None for a refused one: what it claims of itself is not believed.
-        """
-        with self._db:
-            self._db.execute("BEGIN")
-            self._db.execute(
-                "INSERT OR IGNORE INTO received VALUES (?, ?, ?, ?)",
-                (position, sender, device, seq),
-            )
-            self.resume_at(resume_at)
-
-    def resume_at(self, position: int) -> None:
-        """Everything up to ``position`` has been handled. Never goes back."""
-        if position > self.position:
-            self._db.execute("UPDATE owner SET position = ?", (position,))
-            self.position = position
+def _key(unlock: Unlock, salt: bytes) -> bytes:
+    if isinstance(unlock, bytes):
+        return unlock
+    return hashlib.scrypt(
+        unlock.encode(),
+        salt=salt,
+        n=_SCRYPT_N,
+        r=_SCRYPT_R,
+        p=_SCRYPT_P,
+        maxmem=(_SCRYPT_N + 4) * _SCRYPT_R * 128 + (1 << 20),
+        dklen=32,
+    )

@@ -1,8 +1,7 @@
-"""Real servers in processes of their own, and a relay that can lose what passes through it."""
+"""Real servers in processes of their own, and people with wallets and devices."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import secrets
@@ -19,17 +18,19 @@ import pytest
 from plugins.secure_chat.client import (
     Backoff,
     ChatClient,
-    ClientState,
-    ContactCard,
+    Contact,
+    Device,
+    Enrolment,
     Refused,
-    StaticSession,
     TokenSource,
     WalletKey,
     wallet_login,
 )
+from tests.unit.client.hostile import Hostile
 
 ROOT = Path(__file__).resolve().parents[3]
 STOP_SECONDS = 60
+COMMAND = (sys.executable, "-m", "plugins.secure_chat", "serve")
 
 
 class Server:
@@ -59,7 +60,7 @@ class Server:
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 (
-                    *(sys.executable, "-m", "plugins.secure_chat", "serve"),
+                    *COMMAND,
                     *("--port", str(self._port), "--data-dir", str(self.folder / "data")),
                 ),
                 stdout=subprocess.PIPE,
@@ -99,88 +100,61 @@ class Server:
 
 
 class Person:
-    """A wallet and its device's state file."""
+    """A wallet and one device of it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.key = WalletKey(secrets.token_bytes(32))
+    def __init__(
+        self,
+        folder: Path,
+        key: WalletKey | None = None,
+        *,
+        reset: bool = False,
+        endorsed_by: Person | None = None,
+    ) -> None:
+        """Unless ``endorsed_by`` a device of the same wallet, the first of a new identity."""
+        self.folder = folder
+        own = key or WalletKey(secrets.token_bytes(32))
+        self.key: WalletKey = endorsed_by.key if endorsed_by is not None else own
+        self.unlock = secrets.token_bytes(32)
         self.refused: list[Refused] = []
-        self.state = ClientState(path, self.key.wallet)
+        self.changes: list[Contact] = []
+        if endorsed_by is None:
+            self.device = self._open(reset=reset)
+            return
+        places = {"witness": folder / "witness"}
+        enrolment = Enrolment(folder / "device", self.wallet, self.unlock, **places)
+        self.device = enrolment.finish(endorsed_by.device.endorse(enrolment.request), self.key)
 
     @property
     def wallet(self) -> str:
         return self.key.wallet
 
-    def card(self) -> ContactCard:
-        return self.state.contact_key.card(self.key)
+    def _open(self, *, reset: bool = False) -> Device:
+        return Device.open(
+            self.folder / "device",
+            self.key,
+            self.unlock,
+            witness=self.folder / "witness",
+            reset=reset,
+        )
 
     def restart(self) -> None:
         """As a new process would find the state."""
-        self.state.close()
-        self.state = ClientState(self.path, self.wallet)
+        self.device.close()
+        self.device = self._open()
 
-    def session(self, other: Person) -> StaticSession:
-        return StaticSession(self.state.contact_key, self.wallet, other.card())
-
-    def client(self, url: str, *others: Person, tokens: TokenSource | None = None) -> ChatClient:
-        return ChatClient(
-            url,
-            tokens or wallet_login(url, self.key),
-            self.state,
-            sessions={other.wallet: self.session(other) for other in others},
-            backoff=Backoff(0.02, 0.2),
-            on_refused=self.refused.append,
-        )
-
-
-class Relay:
-    """A TCP relay before a server: it can withhold answers, and cut every connection."""
-
-    def __init__(self, port: int) -> None:
-        self._server_port = port
-        self._listener: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
-        self.withholds_answers = False
-
-    async def start(self) -> None:
-        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+    def client(self, url: str, *, tokens: TokenSource | None = None, **options: Any) -> ChatClient:
+        given: dict[str, Any] = {
+            "backoff": lambda: Backoff(0.02, 0.2),
+            "on_refused": self.refused.append,
+            "on_identity_change": self.changes.append,
+            **options,
+        }
+        return ChatClient(url, self.device, tokens or wallet_login(url, self.key), **given)
 
     @property
-    def url(self) -> str:
-        assert self._listener is not None
-        return f"http://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}"
-
-    def cut(self) -> None:
-        for writer in self._writers:
-            writer.transport.abort()
-
-    async def stop(self) -> None:
-        assert self._listener is not None
-        self._listener.close()
-        self.cut()
-        await self._listener.wait_closed()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
-        self._writers |= {writer, to_writer}
-        await asyncio.gather(
-            self._pass(reader, to_writer, answers=False),
-            self._pass(to_reader, writer, answers=True),
-        )
-
-    async def _pass(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool
-    ) -> None:
-        try:
-            while data := await reader.read(65536):
-                if not (answers and self.withholds_answers):
-                    writer.write(data)
-                    await writer.drain()
-        except ConnectionError:
-            pass  # cut, or the other side is gone: both ends of the pair close below
-        finally:
-            writer.close()
-            self._writers.discard(writer)
+    def reasons(self) -> list[type]:
+        """Why messages were refused."""
+        return [type(refused.reason) for refused in self.refused]
 
 
 @pytest.fixture
@@ -210,17 +184,18 @@ def server(start_server: Callable[..., Server]) -> Server:
 
 
 @pytest.fixture
-async def relay(server: Server) -> AsyncIterator[Relay]:
-    relay = Relay(server.port)
-    await relay.start()
-    yield relay
-    await relay.stop()
+async def hostile(server: Server) -> AsyncIterator[Hostile]:
+    """Before ``server``."""
+    hostile = Hostile(server.port)
+    await hostile.start()
+    yield hostile
+    await hostile.stop()
 
 
 @pytest.fixture
 def people(tmp_path: Path) -> Iterator[tuple[Person, Person, Person]]:
     """Alice, Bob and Mallory."""
-    found = tuple(Person(tmp_path / f"{name}.sqlite") for name in ("alice", "bob", "mallory"))
+    found = tuple(Person(tmp_path / name) for name in ("alice", "bob", "mallory"))
     yield found  # type: ignore[misc]
     for person in found:
-        person.state.close()
+        person.device.close()

@@ -3,53 +3,68 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
-import time
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.asyncio.client import connect
-from websockets.asyncio.server import ServerConnection, serve
 
 from plugins.secure_chat.audit import audit_ledger
-from plugins.secure_chat.client import ChatClient, StaticSession, Token, WalletKey, wallet_login
+from plugins.secure_chat.client import ChatClient, Received, Token, WalletKey, wallet_login
+from plugins.secure_chat.client.chat import LARGEST_FRAME
+from plugins.secure_chat.client.device import ROTATION_SECONDS
+from plugins.secure_chat.client.directory import Directory
 from plugins.secure_chat.client.errors import (
-    BadContactCard,
     ClientClosed,
     LoginRefused,
-    NotAuthentic,
+    NoIdentity,
     SendRefused,
-    SequenceTaken,
     ServerUnreachable,
-    UnknownContact,
+    StreamContinued,
 )
-from plugins.secure_chat.client.session import place
-from plugins.secure_chat.client.state import ClientState
-from plugins.secure_chat.core.envelope import message_hash
+from plugins.secure_chat.client.login import Tokens
+from plugins.secure_chat.client.registration import STOCK
+from plugins.secure_chat.crypto.errors import (
+    ContentTooLarge,
+    DeviceRevoked,
+    Refused,
+    StateRolledBack,
+    UnknownSession,
+)
+from plugins.secure_chat.crypto.streams import Continuity
+from plugins.secure_chat.directory.directory import LOW_STOCK
+from tests.unit.client.conftest import Person, Server
+from tests.unit.client.hostile import Hostile
 
-Server = Any
-People = tuple[Any, Any, Any]
+People = tuple[Person, Person, Person]
 PATIENCE = 60.0
 
 
-async def _next(client: ChatClient) -> bytes:
+async def _next(client: ChatClient) -> Received:
     async with asyncio.timeout(PATIENCE):
-        return (await client.receive()).plaintext
+        return await client.receive()
 
 
-async def test_a_message_arrives_where_its_receipt_says(
+async def _contents(client: ChatClient, count: int) -> list[bytes]:
+    return [(await _next(client)).content for _ in range(count)]
+
+
+async def test_a_message_arrives_where_its_receipt_says_and_its_record_is_signed(
     shared_server: Server, people: People
 ) -> None:
     alice, bob, _ = people
-    async with alice.client(shared_server.url, bob) as a, bob.client(shared_server.url, alice) as b:
+    async with bob.client(shared_server.url) as b, alice.client(shared_server.url) as a:
         receipt = await a.send(bob.wallet.upper().replace("X", "x"), b"hello")
-        received = await b.receive()
-    assert (received.plaintext, received.sender) == (b"hello", alice.wallet)
+        received = await _next(b)
+    assert (received.content, received.sender) == (b"hello", alice.wallet)
+    assert (received.device, received.recipient) == (alice.device.id, bob.wallet)
+    assert received.continuity is Continuity.FIRST
     assert received.position == receipt.position
     record = json.loads(shared_server.ledger.read_bytes().splitlines()[receipt.position - 1])
     assert record["hash"] == receipt.event_hash
+    assert len(record["signature"]) == 88
 
 
 async def test_a_server_killed_under_load_loses_and_doubles_nothing(
@@ -57,282 +72,171 @@ async def test_a_server_killed_under_load_loses_and_doubles_nothing(
 ) -> None:
     alice, bob, _ = people
     count = 40
-    async with alice.client(server.url, bob) as a, bob.client(server.url, alice) as b:
+    async with bob.client(server.url) as b, alice.client(server.url) as a:
         sends = [asyncio.create_task(a.send(bob.wallet, b"%d" % n)) for n in range(count)]
-        for _ in range(5):
-            await _next(b)
+        first = await _contents(b, 5)
         server.kill()
         assert any(not send.done() for send in sends)
         await asyncio.to_thread(server.start)
         async with asyncio.timeout(PATIENCE):
             receipts = await asyncio.gather(*sends)
-        rest = [await _next(b) for _ in range(count - 5)]
+        rest = await _contents(b, count - 5)
         await a.send(bob.wallet, b"the last")
-        assert await _next(b) == b"the last"
+        assert (await _next(b)).content == b"the last"
         assert a.connections >= 2
         assert a.unacknowledged == 0
-    assert rest == [b"%d" % n for n in range(5, count)]
+    assert first + rest == [b"%d" % n for n in range(count)]
     assert [receipt.position for receipt in receipts] == sorted({r.position for r in receipts})
     assert len(server.messages()) == count + 1
     assert audit_ledger(server.ledger).sound
+    assert bob.refused == []
 
 
 async def test_a_lost_ack_is_answered_with_the_original_receipt(
-    server: Server, relay: Any, people: People
+    server: Server, hostile: Hostile, people: People
 ) -> None:
     alice, bob, _ = people
     async with (
-        alice.client(relay.url, bob) as a,
-        bob.client(server.url, alice) as b,
+        bob.client(server.url) as b,
+        alice.client(hostile.url) as a,
         asyncio.timeout(PATIENCE),
     ):
-        relay.withholds_answers = True
+        hostile.keep_back("ACK")
         sending = asyncio.create_task(a.send(bob.wallet, b"once"))
         received = await b.receive()  # committed, and delivered; its ACK never comes
-        relay.cut()
-        relay.withholds_answers = False
+        hostile.honest()
+        hostile.cut()
         receipt = await sending
         assert receipt.duplicate
         assert receipt.position == received.position
         await a.send(bob.wallet, b"next")
-        assert await _next(b) == b"next"
+        following = await _next(b)
+        assert (following.content, following.continuity) == (b"next", Continuity.CONTINUOUS)
     assert len(server.messages()) == 2
+    sent = [frame["ciphertext"] for frame in hostile.frames if frame["type"] == "CHAT_MESSAGE"]
+    assert sent[0] == sent[1], "resent in the same bytes"
 
 
 async def test_the_outbox_survives_a_client_that_dies(
-    server: Server, relay: Any, people: People
+    server: Server, hostile: Hostile, people: People
 ) -> None:
     alice, bob, _ = people
-    a = alice.client(relay.url, bob)
-    async with bob.client(server.url, alice) as b, asyncio.timeout(PATIENCE):
+    a = alice.client(hostile.url)
+    async with bob.client(server.url) as b, asyncio.timeout(PATIENCE):
         await a.connect()
-        relay.withholds_answers = True
-        sending = asyncio.create_task(a.send(bob.wallet, b"sent by the first"))
-        waiting = asyncio.create_task(a.send(bob.wallet, b"never sent by the first"))
-        assert await _next(b) == b"sent by the first"
+        await a.send(bob.wallet, b"acknowledged")
+        hostile.keep_back("ACK")
+        lost = [
+            asyncio.create_task(a.send(bob.wallet, text))
+            for text in (b"sent by the first", b"never sent by the first")
+        ]
+        assert await _contents(b, 2) == [b"acknowledged", b"sent by the first"]
         await a.close()
-        for lost in (sending, waiting):
+        for one in lost:
             with pytest.raises(ClientClosed):
-                await lost
+                await one
         alice.restart()
-        async with alice.client(server.url, bob) as again:
-            assert again.unacknowledged in (1, 2)
-            assert await _next(b) == b"never sent by the first"
-            receipt = await again.send(bob.wallet, b"and a third")
-            assert receipt.seq == 3
-            assert await _next(b) == b"and a third"
-    assert [m["metadata"]["seq"] for m in server.messages()] == [1, 2, 3]
+        async with alice.client(server.url) as again:
+            assert (await _next(b)).content == b"never sent by the first"
+            receipt = await again.send(bob.wallet, b"and one more")
+            assert receipt.seq == 4
+            last = await _next(b)
+            assert (last.content, last.continuity) == (b"and one more", Continuity.CONTINUOUS)
+    assert [m["metadata"]["seq"] for m in server.messages()] == [1, 2, 3, 4]
 
 
 async def test_what_was_handled_is_not_given_again_and_what_was_not_is(
     shared_server: Server, people: People
 ) -> None:
+    """Also across a crash: its ratchet keys are used up, so what was opened is on the disk."""
     alice, bob, _ = people
-    async with alice.client(shared_server.url, bob) as a:
+    async with bob.client(shared_server.url):
+        pass  # published: from now on it can be written to
+    async with alice.client(shared_server.url) as a:
         for text in (b"1", b"2", b"3"):
             await a.send(bob.wallet, text)
-        first = bob.client(shared_server.url, alice)
+        first = bob.client(shared_server.url)
         await first.connect()
-        assert await _next(first) == b"1"
-        assert await _next(first) == b"2"
+        assert await _contents(first, 2) == [b"1", b"2"]
         await first.close()  # while 2 is being handled
         bob.restart()
-        async with bob.client(shared_server.url, alice) as second:
-            assert [await _next(second), await _next(second)] == [b"2", b"3"]
+        async with bob.client(shared_server.url) as second:
+            assert await _contents(second, 2) == [b"2", b"3"]
         bob.restart()
-        async with bob.client(shared_server.url, alice) as third:
+        async with bob.client(shared_server.url) as third:
             await a.send(bob.wallet, b"4")
-            assert await _next(third) == b"4"
-
-
-async def _raw_send(server: Server, person: Any, frame: dict[str, Any]) -> None:
-    """Put a frame of our making onto the wire, as a client that obeys nothing would."""
-    token = await wallet_login(server.url, person.key)()
-    header = {"Authorization": f"Bearer {token.value}"}
-    url = server.url.replace("http", "ws") + "/v1/chat/ws"
-    async with connect(url, additional_headers=header, proxy=None) as socket:
-        await socket.recv()
-        await socket.send(json.dumps(frame))
-        answer = json.loads(await socket.recv())
-        assert answer["type"] == "ACK", answer
-
-
-def _frame(recipient: str, ciphertext: bytes, nonce: bytes, seq: int) -> dict[str, Any]:
-    def text(data: bytes) -> str:
-        return base64.b64encode(data).decode()
-
-    return {
-        "recipient": recipient,
-        "ciphertext": text(ciphertext),
-        "nonce": text(nonce),
-        "seq": seq,
-        "ts": 0,
-        "hash": text(message_hash(ciphertext, nonce, seq)),
-    }
-
-
-async def test_a_tampered_ciphertext_is_refused_and_the_next_message_arrives(
-    shared_server: Server, people: People
-) -> None:
-    alice, bob, _ = people
-    sealed, nonce = alice.session(bob).seal(b"pay 1", place(alice.wallet, "0", bob.wallet, 1))
-    for seq, forged in enumerate((sealed[:-1] + bytes([sealed[-1] ^ 1]), sealed), start=2):
-        # bits flipped; and then untouched, but under another number than it was sealed for
-        await _raw_send(shared_server, alice, _frame(bob.wallet, forged, nonce, seq))
-    alice.state.continue_above(bob.wallet, 3)
-    async with alice.client(shared_server.url, bob) as a, bob.client(shared_server.url, alice) as b:
-        await a.send(bob.wallet, b"honest")
-        assert await _next(b) == b"honest"
-        assert b.refused == 2
-    assert [type(refused.reason) for refused in bob.refused] == [NotAuthentic, NotAuthentic]
-
-
-async def test_a_server_that_shows_a_message_twice_or_out_of_order_changes_nothing(
-    people: People,
-) -> None:
-    alice, bob, _ = people
-    seal = alice.session(bob).seal
-
-    def shown(seq: int, position: int, sealed: tuple[bytes, bytes]) -> str:
-        frame = _frame(bob.wallet, *sealed, seq) | {"type": "CHAT_MESSAGE", "id": str(position)}
-        frame |= {"sender": alice.wallet, "device": "0", "timestamp": "", "position": position}
-        return json.dumps(frame)
-
-    sealed = {n: seal(b"%d" % n, place(alice.wallet, "0", bob.wallet, n)) for n in (1, 2, 3)}
-
-    async def dishonest(socket: ServerConnection) -> None:
-        limits = {"max_ciphertext": 99, "rate": 1, "burst": 1}
-        await socket.send(
-            json.dumps({"type": "READY", "wallet": bob.wallet, "position": 9, "limits": limits})
-        )
-        await socket.recv()  # RESUME
-        await socket.send(shown(2, 7, sealed[2]))  # live, before what was missed
-        await socket.send(shown(1, 5, sealed[1]))
-        await socket.send(shown(2, 7, sealed[2]))
-        await socket.send(json.dumps({"type": "RESUMED", "position": 7, "complete": True}))
-        await socket.send(shown(2, 7, sealed[2]))  # the same once more
-        await socket.send(shown(1, 8, sealed[1]))  # and an old one at a new position
-        await socket.send(shown(3, 9, sealed[3]))
-        await socket.wait_closed()
-
-    async def token() -> Token:
-        return Token("any", None)
-
-    async with serve(dishonest, "127.0.0.1", 0) as listener:
-        url = f"http://127.0.0.1:{next(iter(listener.sockets)).getsockname()[1]}"
-        async with bob.client(url, alice, tokens=token) as b:
-            assert [await _next(b) for _ in range(3)] == [b"1", b"2", b"3"]
-    assert [(refused.position, type(refused.reason)) for refused in bob.refused] == [
-        (8, NotAuthentic)
-    ]
-
-
-async def test_a_message_reflected_or_of_a_stranger_is_refused(
-    shared_server: Server, people: People
-) -> None:
-    alice, bob, mallory = people
-    async with bob.client(shared_server.url, alice) as b:
-        sealed, nonce = bob.session(alice).seal(b"x", place(bob.wallet, "0", alice.wallet, 1))
-        await _raw_send(shared_server, alice, _frame(bob.wallet, sealed, nonce, 1))
-        await _raw_send(shared_server, mallory, _frame(bob.wallet, sealed, nonce, 1))
-        async with alice.client(shared_server.url, bob) as a:
-            alice.state.continue_above(bob.wallet, 1)
-            await a.send(bob.wallet, b"after")
-            assert await _next(b) == b"after"
-    assert [type(refused.reason) for refused in bob.refused] == [NotAuthentic, UnknownContact]
-
-
-async def test_a_wrong_contact_card_lets_nothing_through(
-    shared_server: Server, people: People
-) -> None:
-    alice, bob, mallory = people
-    swapped = type(alice.card())(bob.wallet, mallory.card().public, bob.card().signature)
-    with pytest.raises(BadContactCard):
-        StaticSession(alice.state.contact_key, alice.wallet, swapped)
-    # Mallory's genuine card under Bob's name: what is sealed for it, Bob cannot open.
-    session = StaticSession(alice.state.contact_key, alice.wallet, mallory.card())
-    async with alice.client(shared_server.url) as a, bob.client(shared_server.url, alice) as b:
-        a.add_session(bob.wallet, session)
-        await a.send(bob.wallet, b"for whom?")
-        a.add_session(bob.wallet, alice.session(bob))
-        await a.send(bob.wallet, b"for bob")
-        assert await _next(b) == b"for bob"
-    assert [type(refused.reason) for refused in bob.refused] == [NotAuthentic]
-
-
-async def test_a_lost_state_takes_up_the_sequence_where_the_server_has_it(
-    shared_server: Server, people: People
-) -> None:
-    alice, bob, _ = people
-    async with alice.client(shared_server.url, bob) as a:
-        for _ in range(3):
-            await a.send(bob.wallet, b"before")
-    fresh = ClientState(alice.path.with_name("fresh.sqlite"), alice.wallet)
-    session = StaticSession(fresh.contact_key, alice.wallet, bob.card())
-    login = wallet_login(shared_server.url, alice.key)
-    async with ChatClient(shared_server.url, login, fresh, sessions={bob.wallet: session}) as a:
-        with pytest.raises(SequenceTaken):
-            await a.send(bob.wallet, b"taken")
-        assert (await a.send(bob.wallet, b"free")).seq == 4
-    fresh.close()
+            assert await _contents(third, 1) == [b"4"]
+    assert bob.refused == []
 
 
 async def test_a_refused_message_is_told_and_does_not_block_the_next(
     start_server: Callable[..., Server], people: People
 ) -> None:
-    server = start_server(SECURE_CHAT_MAX_CIPHERTEXT="1000")
+    server = start_server(SECURE_CHAT_MAX_CIPHERTEXT="8000")
     alice, bob, _ = people
-    async with alice.client(server.url, bob) as a:
+    async with bob.client(server.url) as b, alice.client(server.url) as a:
         with pytest.raises(SendRefused, match="message_too_large"):
-            await a.send(bob.wallet, bytes(2000))
+            await a.send(bob.wallet, bytes(8000))
         assert a.unacknowledged == 0
         assert (await a.send(bob.wallet, b"small")).position > 0
+        assert (await _next(b)).content == b"small"
+
+
+async def test_a_message_that_cannot_be_sealed_is_refused_alone(
+    shared_server: Server, people: People
+) -> None:
+    alice, bob, _ = people
+    async with bob.client(shared_server.url) as b, alice.client(shared_server.url) as a:
+        results = await asyncio.gather(
+            a.send(bob.wallet, b"before"),
+            a.send(bob.wallet, bytes(LARGEST_FRAME)),
+            a.send(bob.wallet, b"after"),
+            return_exceptions=True,
+        )
+        assert [type(one).__name__ for one in results] == ["Receipt", "ContentTooLarge", "Receipt"]
+        assert isinstance(results[1], ContentTooLarge)
+        after = [await _next(b), await _next(b)]
+        assert [one.content for one in after] == [b"before", b"after"]
+        assert after[1].continuity is Continuity.CONTINUOUS
+        with pytest.raises(Refused):
+            await a.send(bob.wallet, b"")
 
 
 async def test_rate_limits_delay_messages_and_lose_none(
     start_server: Callable[..., Server], people: People
 ) -> None:
-    server = start_server(SECURE_CHAT_RATE_PER_SECOND="20", SECURE_CHAT_BURST="3")
+    server = start_server(SECURE_CHAT_RATE_PER_SECOND="20", SECURE_CHAT_BURST="8")
     alice, bob, _ = people
-    async with alice.client(server.url, bob) as a, asyncio.timeout(PATIENCE):
-        receipts = await asyncio.gather(*(a.send(bob.wallet, b"%d" % n) for n in range(12)))
-    assert [receipt.seq for receipt in receipts] == list(range(1, 13))
-    assert len(server.messages()) == 12
-
-
-async def test_a_resume_over_the_rate_limit_is_asked_for_again(
-    start_server: Callable[..., Server], people: People
-) -> None:
-    server = start_server(SECURE_CHAT_RATE_PER_SECOND="0.5", SECURE_CHAT_BURST="1")
-    alice, bob, _ = people
-    async with alice.client(server.url, bob) as a, asyncio.timeout(PATIENCE):
-        await a.send(bob.wallet, b"kept for you")
-        async with bob.client(server.url, alice):
-            pass  # its RESUME has used up the budget, so the next one's is refused at first
-        async with bob.client(server.url, alice) as b:
-            assert await _next(b) == b"kept for you"
+    async with bob.client(server.url):
+        pass
+    async with alice.client(server.url) as a, asyncio.timeout(PATIENCE):
+        receipts = await asyncio.gather(*(a.send(bob.wallet, b"%d" % n) for n in range(20)))
+    assert [receipt.seq for receipt in receipts] == list(range(1, 21))
+    assert len(server.messages()) == 20
 
 
 async def test_tokens_are_refreshed_before_they_end_on_the_same_connection(
     start_server: Callable[..., Server], people: People
 ) -> None:
-    server = start_server(ATLAS_TOKEN_TTL="8")
+    server = start_server(ATLAS_TOKEN_TTL="3")
     alice, bob, _ = people
     login = wallet_login(server.url, alice.key)
-    outlived = asyncio.Event()
-    ends: list[float] = []
+    third = asyncio.Event()
+    logins = 0
 
-    async def told_early() -> Token:
-        """A token that ends later than it says: a slow machine must not be late."""
-        token = await login()
-        assert token.expires_at is not None
-        ends.append(token.expires_at)
-        if time.time() > ends[0]:
-            outlived.set()
-        return Token(token.value, token.expires_at - 6)
+    async def counted() -> Token:
+        nonlocal logins
+        logins += 1
+        if logins == 3:
+            third.set()
+        return await login()
 
-    async with alice.client(server.url, bob, tokens=told_early) as a, asyncio.timeout(PATIENCE):
-        await outlived.wait()  # the first token has ended
+    async with (
+        bob.client(server.url),
+        alice.client(server.url, tokens=counted) as a,
+        asyncio.timeout(PATIENCE),
+    ):
+        await third.wait()  # the first token ended meanwhile
         await a.send(bob.wallet, b"still here")
         assert a.connections == 1
 
@@ -356,10 +260,247 @@ async def test_an_absent_server_is_unreachable_in_time(server: Server, people: P
         await alice.client(server.url).connect(within=0.5)
 
 
-async def test_sending_to_a_stranger_needs_a_card_first(
+async def test_a_wallet_without_an_identity_cannot_be_written_to(
     shared_server: Server, people: People
 ) -> None:
     alice, _, _ = people
     async with alice.client(shared_server.url) as a:
-        with pytest.raises(UnknownContact):
+        with pytest.raises(NoIdentity):
             await a.send(WalletKey(bytes(31) + b"\x01").wallet, b"hello?")
+        with pytest.raises(Refused, match="members"):
+            await a.send("thread_" + "0" * 32, b"hello all")
+
+
+# -- several devices ------------------------------------------------------------------------------
+
+
+async def test_every_device_of_both_sides_gets_each_message_once(
+    shared_server: Server, people: People, tmp_path: Path
+) -> None:
+    alice, bob, _ = people
+    laptop, phone = Person(tmp_path / "laptop", endorsed_by=alice), bob
+    async with (
+        phone.client(shared_server.url) as b,
+        alice.client(shared_server.url) as first,
+        laptop.client(shared_server.url) as second,
+    ):
+        await first.contact(alice.wallet)  # asked anew: the other device is there
+        await first.send(bob.wallet, b"from the first")
+        await second.send(bob.wallet, b"from the second")
+        await b.send(alice.wallet, b"to both")
+        assert await _contents(b, 2) == [b"from the first", b"from the second"]
+        at_first = [await _next(first), await _next(first)]
+        at_second = [await _next(second), await _next(second)]
+    assert [one.content for one in at_first] == [b"from the second", b"to both"]
+    assert [one.content for one in at_second] == [b"from the first", b"to both"]
+    copied = at_second[0]
+    assert (copied.sender, copied.recipient) == (alice.wallet, bob.wallet)
+    assert alice.refused == laptop.refused == bob.refused == []
+    laptop.device.close()
+
+
+async def test_a_device_added_later_reads_from_then_on_and_is_not_told_of_before(
+    shared_server: Server, people: People, tmp_path: Path
+) -> None:
+    alice, bob, _ = people
+    async with bob.client(shared_server.url), alice.client(shared_server.url) as a:
+        await a.send(bob.wallet, b"before")
+        tablet = Person(tmp_path / "tablet", endorsed_by=bob)
+        async with tablet.client(shared_server.url) as t:
+            await a.contact(bob.wallet)  # asked anew: its new device is there
+            await a.send(bob.wallet, b"after")
+            received = await _next(t)
+        assert (received.content, received.continuity) == (b"after", Continuity.JOINED)
+        assert tablet.refused == []
+        tablet.device.close()
+
+
+async def test_a_revoked_device_gets_nothing_more_and_its_client_ends(
+    server: Server, people: People, tmp_path: Path
+) -> None:
+    alice, bob, _ = people
+    stolen = Person(tmp_path / "stolen", endorsed_by=bob)
+    async with bob.client(server.url) as b, alice.client(server.url) as a:
+        async with stolen.client(server.url) as s:
+            await a.send(bob.wallet, b"to both")
+            assert await _contents(s, 1) == await _contents(b, 1) == [b"to both"]
+            await b.revoke(stolen.device.id, bob.key)
+        assert (await a.contact(bob.wallet)).devices == (bob.device.id,)
+        await a.send(bob.wallet, b"to one")
+        assert await _contents(b, 1) == [b"to one"]
+        with pytest.raises(DeviceRevoked):
+            await stolen.client(server.url).connect()
+    stolen.device.close()
+
+
+# -- prekeys, sessions and old states -------------------------------------------------------------
+
+
+async def test_the_stock_of_prekeys_is_refilled_when_it_runs_low(
+    start_server: Callable[..., Server], people: People
+) -> None:
+    """The server tells; the client makes new ones, while it is connected."""
+    server = start_server(SECURE_CHAT_CLAIM_BURST="1000")
+    _, bob, mallory = people
+    async with (
+        bob.client(server.url),
+        mallory.client(server.url) as m,
+        asyncio.timeout(PATIENCE),
+    ):
+        for _ in range(STOCK - LOW_STOCK + 1):
+            await m._directory.claim(bob.wallet, [bob.device.id])
+        while await _stock(server, bob) < STOCK:
+            await m._directory.look_up(bob.wallet)
+
+
+async def _stock(server: Server, person: Person) -> int:
+    """What the server says that it has left of a person's prekeys."""
+    directory = Directory(server.url, Tokens(wallet_login(server.url, person.key)))
+    try:
+        return (await directory.stock(person.device.id)).lowest
+    finally:
+        await directory.close()
+
+
+async def test_prekeys_rotate_weekly_and_what_was_sealed_to_the_old_ones_opens(
+    server: Server, hostile: Hostile, people: People
+) -> None:
+    alice, bob, _ = people
+    now = 1_800_000_000.0
+    async with bob.client(server.url, clock=lambda: now):
+        pass
+    async with alice.client(server.url) as a:
+        await a.send(bob.wallet, b"to the old prekeys")
+    bob.restart()
+    async with bob.client(hostile.url, clock=lambda: now + ROTATION_SECONDS + 1) as b:
+        assert (await _next(b)).content == b"to the old prekeys"
+    published = [path for path, _ in hostile.requests if path.endswith("/prekeys")]
+    assert published == [f"PUT /v1/chat/devices/{bob.device.id}/prekeys"]
+
+
+def _restore(person: Person, backup: Path) -> None:
+    """The device's folder as it was; its witness is not in the backup."""
+    person.device.close()
+    shutil.rmtree(person.folder / "device")
+    shutil.copytree(backup, person.folder / "device")
+    person.restart()
+
+
+async def test_a_session_that_no_longer_opens_is_replaced_without_a_person(
+    server: Server, people: People, tmp_path: Path
+) -> None:
+    """Bob's sessions went with an old backup; what Alice writes in hers makes his client ask."""
+    alice, bob, _ = people
+    async with alice.client(server.url) as a:
+        async with bob.client(server.url) as b:
+            await b.send(alice.wallet, b"one")
+            await a.send(bob.wallet, b"two")
+            assert await _contents(a, 1) == [b"one"]
+            assert await _contents(b, 1) == [b"two"]
+        bob.device.close()
+        shutil.copytree(bob.folder / "device", tmp_path / "backup")
+        bob.restart()
+        async with bob.client(server.url) as b:
+            await b.send(alice.wallet, b"three")
+            assert await _contents(a, 1) == [b"three"]
+        _restore(bob, tmp_path / "backup")
+        with pytest.raises(StateRolledBack):
+            bob.client(server.url)
+        async with bob.client(server.url, begin_again=True) as b, asyncio.timeout(PATIENCE):
+            receiving = asyncio.create_task(b.receive())
+            while not receiving.done():  # until Alice's client has taken the new session
+                await a.send(bob.wallet, b"are you there?")
+            received = await receiving
+            assert (received.content, received.continuity) == (b"are you there?", Continuity.GAP)
+            await b.send(alice.wallet, b"yes")
+            assert (await _next(a)).content == b"yes"
+    assert set(bob.reasons) == {UnknownSession}
+    assert alice.refused == []
+
+
+async def test_a_device_that_began_again_continues_its_stream_above_the_servers(
+    server: Server, people: People, tmp_path: Path
+) -> None:
+    alice, bob, _ = people
+    async with bob.client(server.url) as b:
+        async with alice.client(server.url) as a:
+            await a.send(bob.wallet, b"1")
+        alice.device.close()
+        shutil.copytree(alice.folder / "device", tmp_path / "backup")
+        alice.restart()
+        async with alice.client(server.url) as a:
+            await a.send(bob.wallet, b"2")
+        assert await _contents(b, 2) == [b"1", b"2"]
+        _restore(alice, tmp_path / "backup")
+        async with alice.client(server.url, begin_again=True) as a:
+            with pytest.raises(StreamContinued):
+                await a.send(bob.wallet, b"under a number that is taken")
+            receipt = await a.send(bob.wallet, b"3")
+            received = await _next(b)
+    assert (receipt.seq, received.content, received.continuity) == (3, b"3", Continuity.GAP)
+
+
+async def test_a_state_restored_with_its_witness_stops_at_the_servers_word(
+    server: Server, people: People, tmp_path: Path
+) -> None:
+    """A10: nothing local tells; the server knows the stream better."""
+    alice, bob, _ = people
+    async with bob.client(server.url):
+        pass
+    async with alice.client(server.url) as a:
+        await a.send(bob.wallet, b"1")
+    alice.device.close()
+    shutil.copytree(alice.folder, tmp_path / "backup")
+    alice.device = alice._open()
+    async with alice.client(server.url) as a:
+        await a.send(bob.wallet, b"2")
+    alice.device.close()
+    shutil.rmtree(alice.folder)
+    shutil.copytree(tmp_path / "backup", alice.folder)
+    alice.device = alice._open()
+    async with alice.client(server.url) as a:
+        with pytest.raises(StateRolledBack):
+            await a.send(bob.wallet, b"another 2")
+        with pytest.raises(StateRolledBack):
+            await a.send(bob.wallet, b"and no more")
+    alice.restart()
+    with pytest.raises(StateRolledBack):
+        alice.client(server.url)
+    assert [m["metadata"]["seq"] for m in server.messages()] == [1, 2]
+
+
+# -- receipts -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("receipts", [False, True])
+async def test_receipts_are_given_only_by_who_turned_them_on(
+    server: Server, hostile: Hostile, people: People, receipts: bool
+) -> None:
+    """A21: otherwise nobody learns from a device that a message arrived or was read."""
+    alice, bob, _ = people
+    notices: list[str] = []
+    both = asyncio.Event()
+
+    def noticed(notice: Any) -> None:
+        notices.append(notice.kind)
+        if len(notices) == 2:
+            both.set()
+
+    async with (
+        bob.client(hostile.url, receipts=receipts) as b,
+        alice.client(server.url, on_receipt=noticed) as a,
+        asyncio.timeout(PATIENCE),
+    ):
+        await a.send(bob.wallet, b"did you see this?")
+        await b.receive()
+        await a.send(bob.wallet, b"and this?")
+        await b.receive()  # the first one is handled now
+        await b.send(alice.wallet, b"yes")
+        await a.receive()
+        if receipts:
+            await both.wait()
+    given = [frame for frame in hostile.frames if frame["type"] == "RECEIPT"]
+    assert bool(given) == receipts
+    assert bool(notices) == receipts
+    if receipts:
+        assert {frame["kind"] for frame in given} == {"delivered", "read"}

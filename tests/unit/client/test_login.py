@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-from plugins.secure_chat.client.contact import ContactKey, _text
 from plugins.secure_chat.client.errors import LoginRefused, ProtocolViolation, ServerUnreachable
 from plugins.secure_chat.client.login import wallet_login
-from plugins.secure_chat.crypto.wallet import WalletKey
+from plugins.secure_chat.crypto import labels
+from plugins.secure_chat.crypto.wallet import WalletKey, statement_text
 from plugins.secure_chat.errors import ClientError
 
 KEY = WalletKey(bytes(31) + b"\x05")
@@ -38,8 +38,8 @@ async def _login_at(status: int, body: bytes) -> tuple[ClientError, list[bytes]]
     return caught.value, requests
 
 
-async def test_a_server_cannot_have_a_contact_card_signed_as_a_login() -> None:
-    text = _text(KEY.wallet, ContactKey.generate().public)
+async def test_a_server_cannot_have_a_certificate_signed_as_a_login() -> None:
+    text = statement_text(labels.DEVICE_CERTIFICATE, KEY.wallet, bytes(32), device="ghost")
     error, requests = await _login_at(200, json.dumps({"nonce": text, "timestamp": 0}).encode())
     assert isinstance(error, ProtocolViolation)
     assert requests == [b"POST /v1/auth/challenge HTTP/1.1"]  # no signature was sent

@@ -1,0 +1,171 @@
+"""Whom this device writes with: their rosters, fetched and verified, and the sessions with them.
+
+The directory is asked and never believed: an identity is pinned at first sight, and when another
+one takes its place nothing goes to that wallet, or is shown of it, before a person has accepted the
+new safety number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from plugins.secure_chat.client.device import Device
+from plugins.secure_chat.client.directory import Directory, Listing
+from plugins.secure_chat.client.errors import NoIdentity, ServerUnreachable, WrongSafetyNumber
+from plugins.secure_chat.client.registration import own_roster
+from plugins.secure_chat.crypto import roster, safety
+from plugins.secure_chat.crypto.errors import IdentityChanged, VerificationError
+from plugins.secure_chat.crypto.identity import Succession
+from plugins.secure_chat.crypto.roster import Roster
+
+log: Final = logging.getLogger(__name__)
+
+FRESH_SECONDS: Final = 60.0  # how long a roster is used before it is asked for again
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """A wallet as this device knows it.
+
+    ``safety_number``: 60 digits to compare with what the other side shows. ``devices``: the ids
+    that messages are encrypted to. ``changed``: its identity is not the one known before; nothing
+    is sent or shown until ``ChatClient.accept``.
+    """
+
+    wallet: str
+    safety_number: str
+    devices: tuple[str, ...]
+    changed: bool
+
+
+@dataclass(slots=True)
+class _Known:
+    """A verified roster, when it was fetched, and whether its identity waits to be accepted."""
+
+    listing: Listing
+    roster: Roster
+    fetched: float
+    changed: bool
+
+
+class Contacts:
+    """Rosters by wallet, one's own among them."""
+
+    def __init__(
+        self,
+        device: Device,
+        directory: Directory,
+        *,
+        monotonic: Callable[[], float],
+        on_change: Callable[[Contact], None],
+    ) -> None:
+        self._device: Final = device
+        self._directory: Final = directory
+        self._monotonic: Final = monotonic
+        self._on_change: Final = on_change
+        self._known: Final[dict[str, _Known]] = {}
+        self._locks: Final[defaultdict[str, asyncio.Lock]] = defaultdict(asyncio.Lock)
+
+    async def contact(self, wallet: str) -> Contact:
+        """What is known of ``wallet``, asked for anew. Raises as ``roster`` does, but
+        IdentityChanged is an answer here."""
+        async with self._locks[wallet]:
+            known = await self._fetch(wallet)
+        return await self._described(known)
+
+    async def roster(self, wallet: str, *, device: str | None = None) -> Roster:
+        """The verified roster of ``wallet``; asked for when it is not fresh or lacks ``device``.
+
+        When the server cannot be asked, or has lost it, one that was fetched before is used. Raises
+        NoIdentity, IdentityChanged, VerificationError, and what the directory raises.
+        """
+        async with self._locks[wallet]:
+            known = self._known.get(wallet)
+            if known is None or self._stale(known, device):
+                try:
+                    known = await self._fetch(wallet)
+                except (ServerUnreachable, NoIdentity):
+                    if known is None:
+                        raise
+            if known.changed:
+                raise IdentityChanged("the wallet's identity is not the one known here")
+            return known.roster
+
+    def accept(self, wallet: str, safety_number: str) -> None:
+        """A person has compared ``safety_number``: the identity behind it is the wallet's from now
+        on. Raises WrongSafetyNumber when the one that waits is another."""
+        known = self._known.get(wallet)
+        if known is None or not known.changed or self._number(known) != safety_number:
+            raise WrongSafetyNumber("no identity with this safety number waits to be accepted")
+        self._device.accept(known.roster)
+        known.changed = False
+
+    async def reachable(self, rosters: Sequence[Roster], now: int) -> frozenset[bytes]:
+        """Open a session with every device of ``rosters`` that has none. ``now``: milliseconds.
+
+        Returns the ids of the certificates that must be left out: devices without prekeys.
+        """
+        messenger = self._device.messenger
+        missing = messenger.missing_sessions(rosters)
+        for one in rosters:
+            wanted = [each.device for each in missing if each.wallet == one.wallet]
+            if wanted:
+                for bundle in await self._directory.claim(one.wallet, wanted):
+                    messenger.establish(one, bundle, now)
+        without = frozenset(each.id for each in messenger.missing_sessions(rosters))
+        if without:
+            log.warning("client.no_prekeys devices=%d", len(without))
+        return without
+
+    async def reset(self, wallet: str, device: str, now: int) -> None:
+        """Open a new session with a device, beside the one that does not open any more."""
+        known = await self.roster(wallet, device=device)
+        for bundle in await self._directory.claim(wallet, [device]):
+            self._device.messenger.establish(known, bundle, now)
+
+    def _stale(self, known: _Known, device: str | None) -> bool:
+        if self._monotonic() - known.fetched > FRESH_SECONDS:
+            return True
+        return device is not None and all(one.device != device for one in known.roster.certificates)
+
+    async def _fetch(self, wallet: str) -> _Known:
+        """Ask, verify, and compare with what is pinned."""
+        listing = await self._directory.look_up(wallet)
+        known = self._known.get(wallet)
+        if known is not None and known.listing == listing:
+            known.fetched = self._monotonic()
+            return known
+        if listing.identity is None:
+            raise NoIdentity("the wallet has published no identity")
+        if listing.identity.wallet != wallet:
+            raise VerificationError("the identity is another wallet's")
+        messenger = self._device.messenger
+        if wallet == self._device.wallet:
+            verified = own_roster(self._device, listing)
+            changed = False
+        else:
+            # Up to 64 certificates of four signatures each: not on the event loop.
+            verified = await asyncio.to_thread(
+                roster.verify, listing.identity, listing.certificates, listing.revocations
+            )
+            changed = messenger.learn(verified, listing.history) is Succession.RESET
+        told = known is not None and known.changed and known.roster.identity == verified.identity
+        known = self._known[wallet] = _Known(listing, verified, self._monotonic(), changed)
+        if changed and not told:
+            self._on_change(await self._described(known))
+        return known
+
+    async def _described(self, known: _Known) -> Contact:
+        number = await asyncio.to_thread(self._number, known)
+        roster, changed = known.roster, known.changed
+        devices = roster.active if changed else self._device.messenger.active(roster)
+        return Contact(roster.wallet, number, tuple(one.device for one in devices), changed)
+
+    def _number(self, known: _Known) -> str:
+        own = self._known[self._device.wallet].roster.identity
+        return safety.safety_number(own, known.roster.identity)

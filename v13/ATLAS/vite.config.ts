@@ -4,19 +4,19 @@ import { searchForWorkspaceRoot } from "vite";
 import { defineConfig } from "vitest/config";
 import type { BrowserCommand } from "vitest/node";
 
-import { PythonPeer } from "./tests/node/python.ts";
+import { PythonProcess } from "./tests/node/python.ts";
 
 // Tests named *.browser.test.ts need what only a browser has; those in tests/node need Node; all
 // others run in both.
 // Milliseconds; nothing is measured by it: only a test that hangs waits this long.
 const TIMEOUT = 120_000;
 
-let peer: PythonPeer | null = null;
+let peer: PythonProcess | null = null;
 
 /** The way of tests in the browser to a Python process; an empty request ends it. */
 const askPython: BrowserCommand<[request: string]> = async (_, request) => {
-  if (request !== "") return (peer ??= new PythonPeer()).ask(request);
-  peer?.end();
+  if (request !== "") return (peer ??= new PythonProcess("peer")).ask(request);
+  await peer?.end();
   peer = null;
   return "";
 };

@@ -56,6 +56,7 @@ import { Session, Sessions, type Wrapped } from "./session";
 import { Changes, type Page, type Records, type SessionStore, type Stored } from "./store";
 import { type Continuity, Incoming, Outgoing } from "./streams";
 import { KEY, type KeyPair, type PrivateKey, type Suite } from "./suite";
+import { turn } from "./turn";
 
 /** Secrets of one-time prekeys kept, of each kind: five full publications. The oldest go first. */
 const MAX_ONE_TIME_KEPT = 5 * MAX_ONE_TIME;
@@ -388,6 +389,7 @@ export class Messenger {
       const published: Prekey[] = [];
       for (const one of made.filter((secret) => secret.kind === kind)) {
         published.push(await one.publish(this.#suite, keys, certificate.id));
+        await turn();
       }
       return published;
     };

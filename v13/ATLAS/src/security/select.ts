@@ -1,7 +1,6 @@
 /** Which implementation of each algorithm this browser gets. */
 import type { Bytes } from "./bytes";
 import { CryptoError } from "./errors";
-import { nobleSuite } from "./noble";
 import { fresh } from "./randomness";
 import { type KeyPair, MLKEM_SEED, type Suite } from "./suite";
 import { webEd25519, webMldsa65, webMlkem768, webX25519 } from "./webcrypto";
@@ -52,6 +51,11 @@ export async function selectSuite(): Promise<Suite> {
       await webMlkem768.encapsulate(publicKey);
     }),
   ]);
+  if (x25519 && ed25519 && mldsa65 && mlkem768) {
+    return { x25519: webX25519, ed25519: webEd25519, mldsa65: webMldsa65, mlkem768: webMlkem768 };
+  }
+  // Loaded only where it is needed: it is most of what a page would load.
+  const { nobleSuite } = await import("./noble");
   return {
     x25519: x25519 ? webX25519 : nobleSuite.x25519,
     ed25519: ed25519 ? webEd25519 : nobleSuite.ed25519,

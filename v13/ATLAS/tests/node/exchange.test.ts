@@ -4,14 +4,14 @@ import { afterEach, beforeEach, test } from "vitest";
 import { nobleSuite } from "../../src/security/noble";
 import { selectSuite } from "../../src/security/select";
 import { exchange, exchangeAttachments } from "../security/exchange";
-import { PythonPeer } from "./python";
+import { PythonProcess } from "./python";
 
-let peer: PythonPeer;
+let peer: PythonProcess;
 beforeEach(() => {
-  peer = new PythonPeer();
+  peer = new PythonProcess("peer");
 });
-afterEach(() => {
-  peer.end();
+afterEach(async () => {
+  await peer.end();
 });
 
 const ask = (request: string): Promise<string> => peer.ask(request);

@@ -1,39 +1,49 @@
-/** Processes of the Python implementation: `tests/client/peer.py`, asked over its standard input. */
+/** Processes of the Python side: a module of `tests/client`, asked in lines over its standard input. */
 import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
+import { once } from "node:events";
 import { resolve } from "node:path";
 import { createInterface } from "node:readline";
 
 const ROOT = resolve(import.meta.dirname, "../../../..");
 
-/** One person in Python. Requests are answered in their order. */
-export class PythonPeer {
+/** One process. Requests are answered in their order. */
+export class PythonProcess {
   readonly #process: ChildProcessWithoutNullStreams;
   readonly #lines: AsyncIterator<string>;
   #complaint = "";
   #last: Promise<unknown> = Promise.resolve();
 
-  constructor() {
+  /** `module`: of `tests/client`, as `peer` or `host`. */
+  constructor(module: string) {
     const python = process.env["PYTHON"] ?? resolve(ROOT, ".venv/bin/python");
-    this.#process = spawn(python, ["-m", "tests.client.peer"], { cwd: ROOT });
+    this.#process = spawn(python, ["-m", `tests.client.${module}`], { cwd: ROOT });
     this.#process.stderr.on("data", (data: Buffer) => {
       this.#complaint += data.toString();
     });
     this.#lines = createInterface({ input: this.#process.stdout })[Symbol.asyncIterator]();
   }
 
-  /** The answer, as text; throws what Python complained of when there is none. */
+  /** The next line that it says; throws what it complained of when there is none. */
+  async line(): Promise<string> {
+    const line = await this.#lines.next();
+    if (line.done === true) throw new Error(`the Python process ended:\n${this.#complaint}`);
+    return line.value;
+  }
+
+  /** The answer to one request, each a line. */
   ask(request: string): Promise<string> {
-    const answer = this.#last.then(async () => {
+    const answer = this.#last.then(() => {
       this.#process.stdin.write(`${request}\n`);
-      const line = await this.#lines.next();
-      if (line.done === true) throw new Error(`the Python peer ended:\n${this.#complaint}`);
-      return line.value;
+      return this.line();
     });
     this.#last = answer.catch(() => null);
     return answer;
   }
 
-  end(): void {
+  /** Resolves when it has ended. */
+  async end(): Promise<void> {
+    const ended = once(this.#process, "exit");
     this.#process.stdin.end();
+    await ended;
   }
 }

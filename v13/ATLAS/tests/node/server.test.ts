@@ -1,0 +1,241 @@
+/** The directory, enrolment, contacts and SecureMessageClient against a real server. */
+import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
+
+import { equal } from "../../src/security/bytes";
+import { Contacts } from "../../src/security/contacts";
+import { RevocationBody } from "../../src/security/devices";
+import { Directory, DirectoryError } from "../../src/security/directory";
+import {
+  answerRequest,
+  decodeRequest,
+  type Enrolment,
+  FurtherDevice,
+  keepPrekeysInStock,
+  openMessenger,
+  resetIdentity,
+} from "../../src/security/enrolment";
+import { CryptoError } from "../../src/security/errors";
+import type { ChatMessage } from "../../src/security/frame";
+import type { Messenger } from "../../src/security/messenger";
+import { SecureMessageClient } from "../../src/security/secureMessageV2";
+import { selectSuite } from "../../src/security/select";
+import { SessionStore } from "../../src/security/store";
+import type { Suite } from "../../src/security/suite";
+import { WalletKey } from "../../src/security/wallet";
+import { MemoryStorage, MemoryWitness } from "../security/memory";
+import { PythonProcess } from "./python";
+
+let suite: Suite;
+let host: PythonProcess;
+let url: string;
+beforeAll(async () => {
+  suite = await selectSuite();
+  host = new PythonProcess("host");
+  ({ url } = JSON.parse(await host.line()) as { url: string });
+});
+afterAll(async () => {
+  await host.end();
+});
+
+/** A browser of one wallet: what it stores, and what it asks the person. */
+class Browser {
+  readonly key: WalletKey;
+  readonly token: string;
+  readonly storage = new MemoryStorage();
+  readonly witness = new MemoryWitness();
+  asked = 0;
+
+  constructor(key: WalletKey, token: string) {
+    this.key = key;
+    this.token = token;
+  }
+
+  static async of(key: WalletKey): Promise<Browser> {
+    const answer = await host.ask(JSON.stringify({ wallet: key.wallet }));
+    return new Browser(key, (JSON.parse(answer) as { token: string }).token);
+  }
+
+  directory(base = url): Directory {
+    return new Directory(() => this.token, base);
+  }
+
+  /** Everything anew from what is stored. */
+  async enrolment(base = url): Promise<Enrolment> {
+    return {
+      wallet: this.key.wallet,
+      sign: (text) => {
+        this.asked++;
+        return Promise.resolve(this.key.sign(text));
+      },
+      directory: this.directory(base),
+      store: await SessionStore.open(this.storage, this.witness),
+      suite,
+    };
+  }
+
+  async open(base = url): Promise<Messenger> {
+    return openMessenger(await this.enrolment(base));
+  }
+
+  async client(peer: string, base = url): Promise<SecureMessageClient> {
+    return new SecureMessageClient(await this.open(base), this.directory(base), suite, peer);
+  }
+
+  post(frame: ChatMessage): Promise<Response> {
+    const headers = { authorization: `Bearer ${this.token}`, "content-type": "application/json" };
+    const body = JSON.stringify(frame);
+    return fetch(`${url}/v1/chat/messages`, { method: "POST", headers, body });
+  }
+}
+
+async function codeOf(work: Promise<unknown>): Promise<string> {
+  const error: unknown = await work.then(
+    () => null,
+    (thrown: unknown) => thrown,
+  );
+  if (error instanceof CryptoError || error instanceof DirectoryError) return error.code;
+  throw error instanceof Error ? error : new Error("it was not refused");
+}
+
+let alice: Browser;
+let bob: Browser;
+beforeEach(async () => {
+  alice = await Browser.of(WalletKey.generate());
+  bob = await Browser.of(WalletKey.generate());
+});
+
+test("two wallets enrol and write; the server takes what they sign", async () => {
+  const ours = await alice.client(bob.key.wallet);
+  const theirs = await bob.client(alice.key.wallet);
+  expect([alice.asked, bob.asked]).toEqual([2, 2]);
+  const frame = await ours.encrypt("good morning");
+  const taken = await alice.post(frame);
+  expect(taken.status).toBe(201);
+  const opened = await theirs.decrypt(frame);
+  expect([opened.text, opened.continuity]).toEqual(["good morning", "first"]);
+  const back = await theirs.encrypt("and to you");
+  expect((await bob.post(back)).status).toBe(201);
+  expect((await ours.decrypt(back)).text).toBe("and to you");
+  const next = await theirs.encrypt("and one more");
+  const forged = await bob.post({ ...next, ts: next.ts + 1 });
+  expect(((await forged.json()) as { code: string }).code).toBe("bad_signature");
+  const numbers = await Promise.all(
+    [ours, theirs].map(async (client) => {
+      const roster = await client.contacts.roster(client.peerWallet);
+      return client.contacts.safetyNumber(roster);
+    }),
+  );
+  expect(numbers[0]).toMatch(/^\d{60}$/);
+  expect(numbers[1]).toBe(numbers[0]);
+});
+
+test("a device that is there opens again without asking, and without the server", async () => {
+  const first = await (await alice.client(bob.key.wallet)).contacts.contact(bob.key.wallet);
+  expect(first).toBeNull();
+  const theirs = await bob.client(alice.key.wallet);
+  await (await alice.client(bob.key.wallet)).encrypt("opens the session");
+  const asked = alice.asked;
+  const nowhere = "http://127.0.0.1:9";
+  const offline = await alice.client(bob.key.wallet, nowhere);
+  const frame = await offline.encrypt("written while offline");
+  expect(alice.asked).toBe(asked);
+  expect((await alice.post(frame)).status).toBe(201);
+  expect((await theirs.decrypt(frame)).text).toBe("written while offline");
+  await expect(bob.directory(nowhere).lookup(alice.key.wallet)).rejects.toMatchObject({ status: 0 });
+});
+
+test("prekeys are published when few are left, and not before", async () => {
+  const messenger = await alice.open();
+  const directory = alice.directory();
+  const { device } = messenger;
+  expect(await directory.prekeyStock(device)).toEqual({ oneTime: 50, oneTimeKem: 50 });
+  const day = 24 * 3600 * 1000;
+  await keepPrekeysInStock(messenger, directory, Date.now() + day);
+  expect(await directory.prekeyStock(device)).toEqual({ oneTime: 50, oneTimeKem: 50 });
+  const roster = await new Contacts(messenger, directory, suite).roster(alice.key.wallet);
+  const [before] = await bob.directory().claim(roster.wallet, [device]);
+  await keepPrekeysInStock(messenger, directory, Date.now() + 8 * day);
+  const [after] = await bob.directory().claim(roster.wallet, [device]);
+  if (before === undefined || after === undefined) throw new Error("a bundle each");
+  expect(after.signed.id).toBeGreaterThan(before.signed.id);
+});
+
+test("a further device is certified by hand, and reads from then on", async () => {
+  const first = await alice.open();
+  const second = await Browser.of(alice.key);
+  expect(await codeOf(second.open())).toBe("not_certified");
+  const further = await FurtherDevice.begin(await second.enrolment());
+  expect(decodeRequest(further.request)).toMatchObject({
+    wallet: alice.key.wallet,
+    device: further.device,
+  });
+  const messenger = await further.finish(await answerRequest(first, further.request));
+  expect(messenger.device).toBe(further.device);
+  expect(second.asked).toBe(1);
+  const [there, here] = [await bob.client(alice.key.wallet), await second.client(bob.key.wallet)];
+  const frame = await there.encrypt("to both of you");
+  expect((await here.decrypt(frame)).text).toBe("to both of you");
+  expect((await (await alice.client(bob.key.wallet)).decrypt(frame)).text).toBe("to both of you");
+  expect(await codeOf(answerRequest(messenger, further.request))).toBe("refused");
+  expect(await codeOf(answerRequest(await bob.open(), further.request))).toBe("refused");
+});
+
+test("a revoked device learns it, and is not encrypted to", async () => {
+  const first = await alice.open();
+  const second = await Browser.of(alice.key);
+  const further = await FurtherDevice.begin(await second.enrolment());
+  await further.finish(await answerRequest(first, further.request));
+  const roster = await new Contacts(first, alice.directory(), suite).roster(alice.key.wallet);
+  const certificate = roster.device(further.device);
+  const signature = alice.key.sign(RevocationBody.of(certificate).text);
+  await alice.directory().revoke(await first.revoke(certificate, signature));
+  expect(await codeOf(second.open())).toBe("device_revoked");
+  const there = await bob.client(alice.key.wallet);
+  const known = await there.contacts.roster(alice.key.wallet);
+  expect(known.active.map((one) => one.device)).toEqual([first.device]);
+});
+
+test("a reset identity stops the other side until the new number is compared", async () => {
+  const [ours, theirs] = [await alice.client(bob.key.wallet), await bob.client(alice.key.wallet)];
+  await theirs.decrypt(await ours.encrypt("before"));
+  const lost = await Browser.of(alice.key);
+  await resetIdentity(await lost.enrolment());
+  expect(await codeOf(alice.open())).toBe("identity_changed");
+  const warned = await bob.client(alice.key.wallet);
+  expect(await codeOf(warned.encrypt("to whom?"))).toBe("identity_changed");
+  const fromLost = await lost.client(bob.key.wallet);
+  const frame = await fromLost.encrypt("it is me, really");
+  expect(await codeOf(warned.decrypt(frame))).toBe("identity_changed");
+  const contact = await warned.contacts.contact(alice.key.wallet);
+  if (contact === null) throw new Error("there is an identity");
+  expect(contact.succession).toBe("reset");
+  const number = await fromLost.contacts.safetyNumber(
+    await fromLost.contacts.roster(bob.key.wallet),
+  );
+  expect(await codeOf(warned.contacts.accept(contact.roster, "0".repeat(60)))).toBe("refused");
+  await warned.contacts.accept(contact.roster, number);
+  expect((await warned.decrypt(frame)).text).toBe("it is me, really");
+  expect((await fromLost.decrypt(await warned.encrypt("welcome back"))).text).toBe("welcome back");
+});
+
+test("a directory that shows another wallet's statements is not believed", async () => {
+  const messenger = await alice.open();
+  await bob.open();
+  const lying = alice.directory();
+  lying.lookup = () => bob.directory().lookup(bob.key.wallet);
+  const contacts = new Contacts(messenger, lying, suite);
+  expect(await codeOf(contacts.roster("0x" + "12".repeat(20)))).toBe("not_certified");
+});
+
+test("what was made but not published is published at the next start", async () => {
+  const enrolment = await alice.enrolment();
+  const { directory } = enrolment;
+  directory.addDevice = () => Promise.reject(new DirectoryError(503, "ledger_unavailable", 1));
+  expect(await codeOf(openMessenger(enrolment))).toBe("ledger_unavailable");
+  const before = await alice.directory().lookup(alice.key.wallet);
+  expect([before.identity !== null, before.certificates.length]).toEqual([true, 0]);
+  const messenger = await alice.open();
+  const after = await alice.directory().lookup(alice.key.wallet);
+  const { certificate } = await messenger.statements();
+  expect(after.certificates.map((one) => equal(one.id, certificate.id))).toEqual([true]);
+});

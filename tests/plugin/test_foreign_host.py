@@ -19,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from pydantic import BaseModel
@@ -38,6 +39,7 @@ from tests.plugin.chat_server import (
     message,
     serving,
 )
+from tests.plugin.registrants import Registrant
 
 HOST_LEDGERS = Path(__file__).parents[2].parent / "shared" / "fixtures" / "ledgers"
 ZEROS = "0" * 64
@@ -228,6 +230,51 @@ def test_a_foreign_host_with_its_own_ledger_and_users_chats(
     assert report.records == 11
     first = json.loads(path.read_text().splitlines()[0])
     assert signature in (first.get("signature"), first["metadata"].get("signature"))
+
+
+@dataclass
+class Sessions:
+    """A foreign host as registrants see it: a session for whoever asks, under its address."""
+
+    host: ForeignHost
+    http: httpx.Client
+
+    def authorization(self, wallet: str) -> dict[str, str]:
+        session = self.host.log_in(wallet)
+        self.host.sessions[session] = wallet
+        return {"Authorization": f"Bearer {session}"}
+
+
+@pytest.mark.parametrize("make", LEDGERS.values(), ids=LEDGERS.keys())
+def test_devices_registered_on_a_foreign_hosts_ledger_are_known_after_a_restart(
+    tmp_path: Path, make: Callable[[str], Any]
+) -> None:
+    path = tmp_path / "genesis_ledger.jsonl"
+    host = ForeignHost(tmp_path, make(str(path)))
+    with serving(host.app(), tmp_path) as server:
+        alice = Registrant(Sessions(host, server.http), "phone", "laptop").register()
+        alice.certificates.reverse()
+        alice.revoke("phone")
+        assert alice.publish_revocation().status_code == 201
+    (tmp_path / "mailbox.sqlite").unlink()  # all that is known then is the host's ledger
+    host = ForeignHost(tmp_path, make(str(path)))
+    with serving(host.app(), tmp_path) as server:
+        alice.server = Sessions(host, server.http)
+        assert alice.publish_identity().status_code == 200
+        for name in ("phone", "laptop"):
+            assert alice.publish_device(name).status_code == 200
+        assert alice.publish_revocation().status_code == 200
+
+        def send(device: str) -> httpx.Response:
+            return server.http.post(
+                "/v1/chat/messages",
+                headers=alice.server.authorization(alice.id),
+                json=alice.signed(device, BOB, 1),
+            )
+
+        assert send("phone").json()["code"] == "unknown_device"
+        assert send("laptop").status_code == 201
+    assert audit_ledger(path).sound
 
 
 @pytest.mark.parametrize("make", LEDGERS.values(), ids=LEDGERS.keys())

@@ -294,10 +294,13 @@ describe("who", () => {
     await connect(bob.on("lost"), alice);
     const message = { recipient: alice.wallet.wallet, content: utf8("early"), ts: 0 };
     const frame = await bob.on("lost").seal({ ...message, rosters: [alice.roster] });
+    const before = bob.roster;
     await bob.revoke("lost");
     await alice.on("a").learn(bob.roster);
     const { roster } = bob;
     await refused(alice.on("a").open({ frame, roster }), "device_revoked");
+    // A directory that shows the roster of before does not bring the device back.
+    await refused(alice.on("a").open({ frame, roster: before }), "device_revoked");
     expect(textOf(await alice.on("a").open({ frame, roster, revokedToo: true }))).toBe("early");
   });
 

@@ -16,6 +16,7 @@ import msgspec
 
 from plugins.secure_chat.bench.costs import Cost
 from plugins.secure_chat.bench.directory import directory_costs
+from plugins.secure_chat.bench.evidence import evidence_costs
 from plugins.secure_chat.bench.figures import Round, Row, percentile, rows
 from plugins.secure_chat.bench.load import Pair, Plan, Seen
 from plugins.secure_chat.bench.servers import NAMES, OURS, Server, running
@@ -28,7 +29,10 @@ class Section(Protocol):
     def __call__(self, folder: Path, *, quick: bool) -> list[Cost]: ...
 
 
-SECTIONS: Final[dict[str, Section]] = {"directory": directory_costs}
+SECTIONS: Final[dict[str, Section]] = {
+    "directory": directory_costs,
+    "evidence": evidence_costs,
+}
 _LOAD_SECONDS: Final = 120
 _SYNCS: Final = 100
 _RECORD: Final = b"x" * 599 + b"\n"

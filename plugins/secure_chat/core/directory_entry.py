@@ -42,12 +42,18 @@ class DirectoryEntry:
     def after(self, event: IdentityEvent, position: int, event_hash: str) -> DirectoryEntry:
         """The entry after the next event, which stands at ``position``.
 
-        A device without an identity, a revocation of no device, and prekeys change nothing.
+        A device without an identity, a revocation of no device, prekeys, and an event that says
+        again what is so, change nothing.
         """
         published = Published(event.id, position, event_hash)
         device = event.device
         if event.kind is StatementKind.IDENTITY:
-            history = self.history if self.identity is None else (*self.history, self.identity)
+            if self.identity is None:
+                history = self.history
+            elif self.identity.id == event.id:
+                return self
+            else:
+                history = (*self.history, self.identity)
             return DirectoryEntry(
                 identity=published,
                 history=history,
@@ -55,6 +61,9 @@ class DirectoryEntry:
                 position=position,
             )
         if event.kind is StatementKind.DEVICE and self.identity is not None:
+            before = self.certificate(device)
+            if before is not None and before.id == event.id:
+                return self
             return replace(
                 self,
                 certificates={**self.certificates, device: published},
@@ -62,7 +71,7 @@ class DirectoryEntry:
                 registered=True,
                 position=position,
             )
-        if event.kind is StatementKind.REVOCATION and device in self.certificates:
+        if event.kind is StatementKind.REVOCATION and self.certificate(device) is not None:
             revocations = {**self.revocations, device: published}
             return replace(self, revocations=revocations, position=position)
         return self

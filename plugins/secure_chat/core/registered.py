@@ -26,11 +26,13 @@ class Registered:
         """Take the next event.
 
         A new identity ends all devices of the one before; a revocation ends one. A device without
-        an identity, and a revocation of none, change nothing: no server of ours logs them.
+        an identity, and a revocation of none, change nothing: no server of ours logs them. Nor does
+        an identity that is logged once more.
         """
         if event.kind is StatementKind.IDENTITY:
-            self.identities[wallet] = event.id
-            self.devices[wallet] = {}
+            if self.identities.get(wallet) != event.id:
+                self.identities[wallet] = event.id
+                self.devices[wallet] = {}
         elif event.kind is StatementKind.DEVICE:
             if wallet in self.identities:
                 self.devices[wallet][event.device] = event.id

@@ -67,24 +67,34 @@ def test_what_no_server_of_ours_logs_changes_nothing() -> None:
     assert known.after(event(StatementKind.PREKEYS, 2, "phone"), 2, "hash2") == known
 
 
+def test_what_is_logged_once_more_changes_nothing() -> None:
+    events = [event(IDENTITY, 1), event(DEVICE, 2, "phone"), event(DEVICE, 3, "laptop")]
+    events.append(event(REVOCATION, 4, "phone"))
+    entry = DirectoryEntry()
+    for position, one in enumerate(events, start=1):
+        entry = entry.after(one, position, "hash")
+        assert entry.after(one, position + 10, "again") == entry
+
+
 @given(
     st.lists(
         st.one_of(
-            st.tuples(st.just(IDENTITY), st.just("")),
+            st.tuples(st.just(IDENTITY), st.just(""), st.integers(1, 3)),
             st.tuples(
                 st.sampled_from((DEVICE, REVOCATION, StatementKind.PREKEYS)),
                 st.sampled_from(DEVICES),
+                st.just(0),
             ),
         ),
         max_size=20,
     )
 )
 def test_one_wallets_entry_and_the_fold_over_all_say_the_same(
-    events: list[tuple[StatementKind, str]],
+    events: list[tuple[StatementKind, str, int]],
 ) -> None:
     registered, entry = Registered(), DirectoryEntry()
-    for position, (kind, device) in enumerate(events, start=1):
-        one = event(kind, position, device)
+    for position, (kind, device, number) in enumerate(events, start=1):
+        one = event(kind, number or 10 + position, device)
         registered.take(WALLET, one)
         entry = entry.after(one, position, f"hash{position}")
         assert registered.identities.get(WALLET) == (entry.identity and entry.identity.id)

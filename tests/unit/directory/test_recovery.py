@@ -13,7 +13,7 @@ from plugins.secure_chat.crypto.prekeys import Kind
 from plugins.secure_chat.directory.directory import MAX_HISTORY
 from plugins.secure_chat.errors import InvalidMessage, LedgerUnavailable, UnknownDevice
 from plugins.secure_chat.ledger.journal import START
-from plugins.secure_chat.mailbox.store import Mailbox
+from plugins.secure_chat.mailbox.store import Mailbox, StoredIdentityEvent
 from tests.unit.crypto.people import Directory, Person
 from tests.unit.directory.opened import MAILBOX, Opened, lose_mailbox, opened
 from tests.unit.directory.test_signatures import envelope
@@ -40,6 +40,33 @@ async def test_a_statement_kept_and_not_logged_does_not_count(tmp_path: Path) ->
         assert (listed.identity, listed.missing, listed.position) == (None, [], 0)
         await chat.register(person)
         assert (await chat.directory.listing(person.id)).identity == person.identity.encode()
+
+
+async def test_a_statement_logged_while_the_mailbox_was_full_is_in_force_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = person_of("a")
+    async with opened(tmp_path) as chat:
+        register = chat.store.register
+        full = [True]
+
+        def register_if_there_is_room(event: StoredIdentityEvent) -> None:
+            if full and full.pop():
+                raise LedgerUnavailable("the disk is full")
+            register(event)
+
+        monkeypatch.setattr(chat.store, "register", register_if_there_is_room)
+        with pytest.raises(LedgerUnavailable):
+            await chat.directory.publish_identity(person.id, person.identity.encode())
+        assert chat.journal.head.position == 1
+        for _ in range(2):
+            await chat.directory.publish_identity(person.id, person.identity.encode())
+        await chat.register(person)
+        running = await entry(chat, person)
+        assert running.history == ()
+        assert running.certificate("a") is not None
+    async with opened(tmp_path) as chat:
+        assert await entry(chat, person) == running
 
 
 async def test_a_statement_logged_and_not_indexed_is_in_force_after_a_restart(

@@ -10,6 +10,7 @@ from plugins.secure_chat.core.identity_event import StatementKind
 from plugins.secure_chat.errors import Code
 
 _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+MAX_CALLERS: Final = 100_000  # counted one by one; a gauge at this number says: at least so many
 _GROUP: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 
 
@@ -84,6 +85,38 @@ class Metrics:
             ["name"],
             registry=self.registry,
         )
+
+        self._legacy_calls = Counter(
+            "secure_chat_legacy_calls",
+            "Requests that the legacy route got.",
+            ["route"],
+            registry=self.registry,
+        )
+        self._legacy_callers = Gauge(
+            "secure_chat_legacy_callers",
+            "Different wallets that called the legacy route since the start.",
+            ["route"],
+            registry=self.registry,
+        )
+        self._callers: dict[str, set[str]] = {}
+        self._shadow_reads = Counter(
+            "secure_chat_shadow_reads",
+            "Legacy reads that were compared with what the chat would have answered.",
+            ["route", "result"],
+            registry=self.registry,
+        )
+
+    def legacy_call(self, route: str, wallet: str) -> None:
+        """One of the legacy routes was called."""
+        self._legacy_calls.labels(route).inc()
+        callers = self._callers.setdefault(route, set())
+        if len(callers) < MAX_CALLERS:
+            callers.add(wallet)
+        self._legacy_callers.labels(route).set(len(callers))
+
+    def shadow_read(self, route: str, *, same: bool) -> None:
+        """A legacy read was compared."""
+        self._shadow_reads.labels(route, "same" if same else "different").inc()
 
     def received(self) -> None:
         self._new_received += 1

@@ -12,6 +12,7 @@ from plugins.secure_chat.runtime import Runtime
 from plugins.secure_chat.settings import Settings
 from plugins.secure_chat.transport.directory import directory_router
 from plugins.secure_chat.transport.evidence import evidence_router
+from plugins.secure_chat.transport.legacy import legacy_routers
 from plugins.secure_chat.transport.rest import rest_router
 from plugins.secure_chat.transport.socket import serve_socket
 from plugins.secure_chat.transport.threads import thread_router
@@ -50,6 +51,7 @@ def atlas_routes(host: Any) -> list[APIRouter]:
         thread_router(runtime.opened),
         directory_router(runtime.opened),
         evidence_router(runtime.opened),
+        *legacy_routers(runtime.opened),
         router,
     ]
 

@@ -13,15 +13,17 @@ from plugins.secure_chat.core import identity_event
 from plugins.secure_chat.core.identity_event import IDENTITY, StatementKind
 from plugins.secure_chat.core.message_event import claims_to_be_secure, from_record
 from plugins.secure_chat.core.records import Head, MalformedEvent, Receipt, Record
+from plugins.secure_chat.core.stage import Stage
 from plugins.secure_chat.directory.directory import Directory, Limits
 from plugins.secure_chat.directory.entries import Entries
 from plugins.secure_chat.directory.signatures import DeviceSignatures
 from plugins.secure_chat.directory.store import DirectoryStore
-from plugins.secure_chat.errors import Close, LedgerUnavailable
+from plugins.secure_chat.errors import Close, ConfigurationError, LedgerUnavailable
 from plugins.secure_chat.evidence import Evidence
 from plugins.secure_chat.ledger.host import adopt
 from plugins.secure_chat.ledger.journal import START, Checkpoint, Journal
 from plugins.secure_chat.ledger.port import JournalLedger, Ledger
+from plugins.secure_chat.legacy.transactions import Mirror
 from plugins.secure_chat.logs import scrub_server_logs
 from plugins.secure_chat.mailbox.engine import database
 from plugins.secure_chat.mailbox.store import (
@@ -122,6 +124,7 @@ class Runtime:
         self._mailbox: Mailbox | None = None
         self._signatures: DeviceSignatures | None = None
         self._evidence: Evidence | None = None
+        self._mirror: Mirror | None = None
         self._retention: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -139,6 +142,7 @@ class Runtime:
             evidence = self._evidence = Evidence(
                 self._ledger, self._host.data_dir, settings.log_name, self.metrics
             )
+            stage = self._stage(hook)
         except BaseException:
             if self._ledger is not None:
                 self._ledger.close()
@@ -171,8 +175,13 @@ class Runtime:
         self.metrics.head.set_function(lambda: service.ledger.checkpoint.head.position)
         threads = Threads(service, book)
         self.chat = Chat(
-            service, threads, settings, host_verifier(hook, fallback), directory, evidence
+            service, threads, settings, host_verifier(hook, fallback), directory, evidence, stage
         )
+        try:
+            await self._keep_up_legacy_records(hook, service, stage)
+        except BaseException:
+            await self.close()
+            raise
         if settings.retention_days is not None:
             self._retention = asyncio.create_task(self._expire(settings.retention_days))
 
@@ -193,6 +202,37 @@ class Runtime:
         log.info("ledger.open position=%d", opened.checkpoint.head.position)
         return opened
 
+    def _stage(self, hook: Any) -> Stage:
+        """Where the ledger says the legacy route is, or where the operator says it begins."""
+        assert self._mailbox is not None  # noqa: S101 (opened just before)
+        asked = getattr(hook, "atlas_legacy_stage", lambda: None)() or self.settings.stage
+        try:
+            wanted = None if asked is None else Stage(asked)
+        except ValueError:
+            raise ConfigurationError(
+                f"the legacy route's stage must be one of {', '.join(Stage)}"
+            ) from None
+        moved_to = self._mailbox.stage()
+        if moved_to is not None and wanted not in (None, moved_to):
+            log.warning("stage.setting_not_used ledger=%s setting=%s", moved_to, wanted)
+        stage = moved_to or wanted or Stage.V2
+        log.info("stage.at stage=%s", stage)
+        return stage
+
+    async def _keep_up_legacy_records(self, hook: Any, service: ChatService, stage: Stage) -> None:
+        """Give the host's own legacy records what they lack, while its route may answer again."""
+        if stage not in (Stage.LEGACY, Stage.SHADOW, Stage.DUAL):
+            return
+        transactions = getattr(hook, "atlas_legacy_transactions", lambda: None)()
+        if transactions is None:
+            log.warning("legacy.no_transactions stage=%s", stage)
+            return
+        mirror = Mirror(service, transactions)
+        await mirror.catch_up()
+        if stage is Stage.DUAL:
+            mirror.follow()
+            self._mirror = mirror
+
     async def close(self) -> None:
         """Refuse new work, commit what is in flight, close sockets with 1012."""
         if self._retention is not None:
@@ -200,6 +240,8 @@ class Runtime:
         if self.chat is not None:
             service = self.chat.service
             await service.stop()
+            if self._mirror is not None:
+                await self._mirror.stop()
             self.chat.directory.close()
             for outbox in service.hub.all():
                 outbox.close(Close.RESTART)

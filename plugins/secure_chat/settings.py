@@ -5,10 +5,13 @@ Where files are kept is the host's to say (``Host.data_dir``, ``Host.ledger_path
 
 from __future__ import annotations
 
-from pydantic import Field
+from datetime import UTC, datetime
+
+from pydantic import AwareDatetime, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from plugins.secure_chat.core.envelope import MAX_CIPHERTEXT
+from plugins.secure_chat.core.stage import Stage
 
 
 class Settings(BaseSettings):
@@ -18,6 +21,15 @@ class Settings(BaseSettings):
 
     jwt_secret: str = Field(default="", validation_alias="JWT_SECRET", repr=False)
     insecure_dev: bool = False
+    stage: Stage | None = Field(
+        default=None, description="Of the legacy route, until the ledger says; None: v2"
+    )
+    legacy_deprecated: AwareDatetime = Field(
+        default=datetime(2026, 11, 24, tzinfo=UTC), description="Since when, told to its callers"
+    )
+    legacy_sunset: AwareDatetime = Field(
+        default=datetime(2027, 5, 31, tzinfo=UTC), description="When it ends, told to its callers"
+    )
     origins: list[str] = Field(default_factory=list, description="Allowed besides the own host")
     query_token: bool = Field(default=True, description="Accept ?token=, as the host does")
     rate_per_second: float = Field(default=100.0, gt=0, description="Requests a wallet")

@@ -39,7 +39,7 @@ def app_with(tmp_path: Path, *plugins: object, **settings: object) -> Any:
 
 
 def test_there_are_hooks_to_check() -> None:
-    assert len(HOOKS) == 10
+    assert len(HOOKS) == 11
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -356,6 +356,49 @@ def test_atlas_coherence_engine_is_the_hosts_with_its_arithmetic(tmp_path: Path)
 def test_atlas_legacy_stage_is_the_operators(tmp_path: Path, stage: str | None) -> None:
     app = app_with(tmp_path, legacy_stage=stage)
     assert app.state.host.hook.atlas_legacy_stage() == stage
+
+
+def test_atlas_legacy_transactions_are_what_the_hosts_own_route_answers_from(
+    start_host: StartHost, make_wallet: Callable[[], Wallet]
+) -> None:
+    """What is appended through the hook the route shows; what it wrote itself names no position."""
+    host = start_host()
+    wallet = make_wallet()
+    bearer = {"Authorization": f"Bearer {host.login(wallet)}"}
+    made = host.http.post("/secure-chat/threads", headers=bearer, json={"participants": ["bob"]})
+    transactions = host.app.state.host.hook.atlas_legacy_transactions()
+    assert transactions.mirrored_position == 0
+    message = {
+        "thread_id": made.json()["thread_id"],
+        "content_hash": "ab" * 32,
+        "content_size": 7,
+        "content_type": "text/plain",
+        "message_type": "text",
+        "metadata": {},
+        "timestamp": "2026-01-01T00:00:00+00:00",
+    }
+    operation = {
+        "creator_id": "bob",
+        "data": message,
+        "nonce": 5,
+        "type": "secure_chat_message_posted",
+    }
+    bundle = {
+        "bundle_hash": "id-of-the-message",
+        "creator_id": "bob",
+        "operations": [operation],
+        "signature": "",
+        "timestamp": message["timestamp"],
+        "ledger_position": 5,
+    }
+    transactions.append([bundle])
+    assert transactions.mirrored_position == 5
+    shown = host.http.get(
+        f"/secure-chat/threads/{message['thread_id']}/messages", headers=bearer
+    ).json()
+    assert [(m["message_id"], m["sender_id"]) for m in shown["messages"]] == [
+        ("id-of-the-message", "bob")
+    ]
 
 
 # --- what a plugin sees of the host ------------------------------------------------------------

@@ -1,17 +1,18 @@
-"""The stage that a ledger is at, in the mailbox's tables. Blocking."""
+"""The stage that a ledger is at and what the shadow stage saw, in their tables. Blocking."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, insert, select, update
 
 from plugins.secure_chat.core import stage as rules
 from plugins.secure_chat.core.records import MalformedEvent, Record
 from plugins.secure_chat.core.stage import STAGE, Stage
-from plugins.secure_chat.legacy.tables import stage_moves
+from plugins.secure_chat.legacy.tables import shadow_mismatches, stage_moves
 
 log: Final = logging.getLogger(__name__)
 
@@ -35,6 +36,43 @@ def add_events(connection: Connection, records: Sequence[Record]) -> None:
 def drop_after(connection: Connection, position: int) -> None:
     """Forget what stands after ``position``: the ledger does not have it."""
     connection.execute(delete(stage_moves).where(stage_moves.c.position > position))
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Reads of a route that the host and the chat answered differently, in one way."""
+
+    route: str
+    difference: str
+    count: int
+    first_at: str
+    last_at: str
+
+
+def record_mismatch(connection: Connection, route: str, difference: str, moment: str) -> None:
+    """Count one; there are as many rows as ways to differ."""
+    table = shadow_mismatches
+    counted = connection.execute(
+        update(table)
+        .where(table.c.route == route, table.c.difference == difference)
+        .values(count=table.c["count"] + 1, last_at=moment)
+    )
+    if not counted.rowcount:
+        connection.execute(
+            insert(table).values(
+                route=route, difference=difference, count=1, first_at=moment, last_at=moment
+            )
+        )
+
+
+def mismatches(connection: Connection) -> list[Mismatch]:
+    """All that was counted, by route."""
+    table = shadow_mismatches
+    rows = connection.execute(select(table).order_by(table.c.route, table.c.difference))
+    return [
+        Mismatch(row.route, row.difference, row._mapping["count"], row.first_at, row.last_at)
+        for row in rows
+    ]
 
 
 def stage(connection: Connection) -> Stage | None:

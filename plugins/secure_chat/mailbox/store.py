@@ -37,7 +37,7 @@ from plugins.secure_chat.core.legacy_message import LEGACY_MESSAGE
 from plugins.secure_chat.core.records import EMPTY, Head, Receipt, Record
 from plugins.secure_chat.core.sequence import Logged, Stream
 from plugins.secure_chat.core.stage import STAGE, Stage
-from plugins.secure_chat.core.thread import THREAD, is_thread
+from plugins.secure_chat.core.thread import THREAD, Span, is_thread
 from plugins.secure_chat.core.thread import Thread as GroupThread
 from plugins.secure_chat.errors import LedgerUnavailable, NotAMember
 from plugins.secure_chat.ledger.journal import START, Checkpoint
@@ -420,6 +420,52 @@ class Mailbox:
             thread: (one.timestamp, texts.get(one.event.details or ""))
             for thread, one in found.items()
         }
+
+    def thread_of_legacy_id(self, legacy: str) -> str | None:
+        """The thread that had ``legacy`` for an id."""
+        with self.reading() as connection:
+            return index.by_legacy_id(connection, legacy)
+
+    def threads_of(
+        self, wallet: str, *, end: int, limit: int, offset: int
+    ) -> tuple[list[GroupThread], int]:
+        """A page of the threads that ``wallet`` is in, the oldest first, and how many there are."""
+        with self.reading() as connection:
+            ids, total = index.threads_of(connection, wallet, end=end, limit=limit, offset=offset)
+            states = index.load(connection, ids, end)
+        return [states[thread] for thread in ids], total
+
+    def written(
+        self, thread: str, spans: Sequence[Span], *, end: int, before: str | None, limit: int
+    ) -> tuple[list[index.Written], int]:
+        """The last messages of both contracts in ``spans``, and how many there are."""
+        with self.reading() as connection:
+            return index.written(connection, thread, spans, end=end, before=before, limit=limit)
+
+    def thread_entries(self, after: int, end: int, limit: int) -> list[index.Entry]:
+        """What happened next to any thread, after a position and up to ``end``."""
+        with self.reading() as connection:
+            return index.entries(connection, after, end, limit)
+
+    def event_id(self, position: int) -> str:
+        """The id of the thread event at ``position``, which must be one."""
+        with self.reading() as connection:
+            return index.places(connection, [position])[position][1]
+
+    def details(self, digests: Sequence[str]) -> dict[str, bytes]:
+        """Titles and metadata that are here, by their salted hash."""
+        with self.reading() as connection:
+            return index.bodies(connection, digests)
+
+    def record_mismatch(self, route: str, difference: str, moment: str) -> None:
+        """Count a read that the legacy route and the chat answered differently."""
+        with self.writing() as connection:
+            stages.record_mismatch(connection, route, difference, moment)
+
+    def mismatches(self) -> list[stages.Mismatch]:
+        """How the two have answered differently, and how often."""
+        with self.reading() as connection:
+            return stages.mismatches(connection)
 
     def stage(self) -> Stage | None:
         """The stage that the ledger's last move led to; None when it has none."""

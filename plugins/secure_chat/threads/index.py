@@ -74,6 +74,19 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """Something that happened to a thread or was written to it, in ledger order."""
+
+    position: int
+    thread: str
+    wallet: str
+    id: str
+    timestamp: str
+    details: str | None
+    what: ThreadEvent | Written
+
+
+@dataclass(frozen=True, slots=True)
 class Beginning:
     """How a thread came to be: the event that created it."""
 
@@ -376,33 +389,18 @@ def written(
     return [_written(row) for row in reversed(rows)], total
 
 
-def wrote_after(
-    connection: Connection, position: int, end: int, limit: int
-) -> list[tuple[str, Written]]:
-    """The next (thread, message) of any thread after a position, in ledger order."""
-    rows = connection.execute(
-        select(thread_messages)
-        .where(thread_messages.c.position > position, thread_messages.c.position <= end)
-        .order_by(thread_messages.c.position)
-        .limit(limit)
-    )
-    return [(row.thread, _written(row)) for row in rows]
-
-
-def changed_after(
-    connection: Connection, position: int, end: int, limit: int
-) -> list[tuple[int, ThreadEvent, str]]:
-    """The next (position, event, timestamp) of any thread after a position, in ledger order."""
-    rows = connection.execute(
-        select(thread_events)
-        .where(thread_events.c.position > position, thread_events.c.position <= end)
-        .order_by(thread_events.c.position)
-        .limit(limit)
-    )
-    return [
-        (row.position, thread_rules.parse(row.wallet, json.loads(row.event)), row.timestamp)
-        for row in rows
-    ]
+def entries(connection: Connection, after: int, end: int, limit: int) -> list[Entry]:
+    """The next ``limit`` entries of any thread after a position and up to ``end``."""
+    found: list[Entry] = []
+    for table in (thread_events, thread_messages):
+        rows = connection.execute(
+            select(table)
+            .where(table.c.position > after, table.c.position <= end)
+            .order_by(table.c.position)
+            .limit(limit)
+        )
+        found += [_entry_of(row) for row in rows]
+    return sorted(found, key=lambda entry: entry.position)[:limit]
 
 
 def threads_of(
@@ -440,6 +438,17 @@ def _in_spans(thread: str, spans: Sequence[Span]) -> ColumnElement[bool]:
             ),
         ),
     )
+
+
+def _entry_of(row: Any) -> Entry:
+    """An entry from a row of ``thread_messages`` or of ``thread_events``."""
+    if hasattr(row, "sender"):
+        message = _written(row)
+        where = (row.position, row.thread, row.sender, row.id, row.timestamp)
+        return Entry(*where, message.details, message)
+    event = thread_rules.parse(row.wallet, json.loads(row.event))
+    where = (row.position, row.thread, row.wallet, row.event_id, row.timestamp)
+    return Entry(*where, event.details, event)
 
 
 def _written(row: Any) -> Written:

@@ -96,10 +96,18 @@ class Threads:
     # -- changing -----------------------------------------------------------------------------
 
     async def create(
-        self, wallet: str, members: Sequence[str], title: str | None, metadata: Mapping[str, Any]
+        self,
+        wallet: str,
+        members: Sequence[str],
+        title: str | None,
+        metadata: Mapping[str, Any],
+        field: str = "members",
     ) -> Thread:
-        """Begin a thread of ``wallet`` and ``members`` (1 to 100 of them, in any case)."""
-        names = _wallets(members)
+        """Begin a thread of ``wallet`` and ``members``, 1 to 100 of them.
+
+        ``field``: what the request calls them.
+        """
+        names = _wallets(members, field)
         if wallet not in names:
             names.append(wallet)
         details = await self._keep(title, metadata)
@@ -110,7 +118,7 @@ class Threads:
 
     async def add(self, wallet: str, thread: str, members: Sequence[str]) -> Thread:
         """Take ``members`` in, those who are in it already excepted."""
-        names = _wallets(members)
+        names = _wallets(members, "members")
 
         def added(state: Thread) -> ThreadEvent | None:
             new = tuple(name for name in names if not state.has(name))
@@ -249,12 +257,12 @@ def _by_creator(
     return guarded
 
 
-def _wallets(members: Sequence[str]) -> list[str]:
+def _wallets(members: Sequence[str], field: str) -> list[str]:
     if not 1 <= len(members) <= MAX_PARTICIPANTS:
-        raise InvalidMessage("members", f"name 1 to {MAX_PARTICIPANTS} members")
-    names = list(dict.fromkeys(canonical(member, "members") for member in members))
+        raise InvalidMessage(field, f"name 1 to {MAX_PARTICIPANTS} of them")
+    names = list(dict.fromkeys(canonical(member, field) for member in members))
     if any(is_thread(name) for name in names):
-        raise InvalidMessage("members", "a thread cannot be a member")
+        raise InvalidMessage(field, "a thread cannot be a member")
     return names
 
 

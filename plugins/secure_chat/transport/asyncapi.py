@@ -38,6 +38,7 @@ from plugins.secure_chat.core.identifiers import IDENTIFIER
 from plugins.secure_chat.errors import CODES, Close
 from plugins.secure_chat.transport.directory import directory_router
 from plugins.secure_chat.transport.evidence import evidence_router
+from plugins.secure_chat.transport.legacy import legacy_routers
 from plugins.secure_chat.transport.rest import rest_router
 from plugins.secure_chat.transport.socket import AUTH_SECONDS, SUBPROTOCOL, Chat
 from plugins.secure_chat.transport.threads import thread_router
@@ -193,6 +194,8 @@ def openapi() -> dict[str, Any]:
     app.include_router(thread_router(describe))
     app.include_router(directory_router(describe))
     app.include_router(evidence_router(describe))
+    for router in legacy_routers(describe):
+        app.include_router(router)
     return app.openapi()
 
 

@@ -16,6 +16,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.types import Scope
 
 from plugins.secure_chat.errors import (
     CODES,
@@ -87,11 +89,27 @@ def json_schema(model: type) -> dict[str, Any]:
     return dict(components[name])
 
 
-def problem_route(chat_of: Callable[[], Chat]) -> type[APIRoute]:
-    """The route class of the plugin's routers. ``chat_of`` gives what was built at start."""
+def problem_route(
+    chat_of: Callable[[], Chat],
+    *,
+    dark_too: bool = False,
+    passed: tuple[type[Exception], ...] = (),
+) -> type[APIRoute]:
+    """The route class of the plugin's routers. ``chat_of`` gives what was built at start.
+
+    Unless ``dark_too``, such a route does not exist while the stage of the legacy route keeps the
+    chat dark: what the host itself has at its path answers. ``passed`` are exceptions that whoever
+    builds on it answers.
+    """
 
     class ProblemRoute(APIRoute):
         """Answers refusals as problems, whatever the host's own exception handlers do."""
+
+        def matches(self, scope: Scope) -> tuple[Match, Scope]:
+            match, chosen = super().matches(scope)
+            if match is not Match.NONE and not dark_too and chat_of().stage.is_dark:
+                return Match.NONE, {}
+            return match, chosen
 
         def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
             handler = super().get_route_handler()
@@ -108,6 +126,8 @@ def problem_route(chat_of: Callable[[], Chat]) -> type[APIRoute]:
                     if error.status_code != CODES[Code.MESSAGE_TOO_LARGE].status:
                         raise
                     refusal = MessageTooLarge("the body is over the host's limit")
+                except passed:
+                    raise
                 except Exception as error:  # noqa: BLE001 (answered, counted and logged)
                     # The name alone: texts of libraries may quote what they were given.
                     log.error("rest.failed error=%s", type(error).__name__)

@@ -31,6 +31,7 @@ from plugins.secure_chat.core.frames import (
 )
 from plugins.secure_chat.core.identifiers import canonical
 from plugins.secure_chat.core.records import Head
+from plugins.secure_chat.core.stage import Stage
 from plugins.secure_chat.directory.directory import Directory
 from plugins.secure_chat.errors import (
     Close,
@@ -73,6 +74,7 @@ class Chat:
     authenticate: Authenticate
     directory: Directory
     evidence: Evidence
+    stage: Stage
 
     @property
     def limits(self) -> Limits:
@@ -86,7 +88,9 @@ class Chat:
 async def serve_socket(websocket: WebSocket, chat: Chat) -> None:
     """One connection, from the handshake to its close."""
     headers = websocket.headers
-    if not origin_allowed(headers.get("origin"), headers.get("host"), chat.settings.origins):
+    if chat.stage.is_dark or not origin_allowed(
+        headers.get("origin"), headers.get("host"), chat.settings.origins
+    ):
         await websocket.close(Close.REFUSED)
         return
     offered = websocket.scope.get("subprotocols", [])

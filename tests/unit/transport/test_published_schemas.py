@@ -103,6 +103,12 @@ def test_rest_publishes_its_problems() -> None:
         "/v1/chat/ledger/statements": ["get"],
         "/v1/chat/ledger/tile/{path}": ["get"],
     }
+    for prefix in ("/secure-chat", "/api/v1/secure-chat"):
+        routes[f"{prefix}/threads"] = ["get", "post"]
+        routes[f"{prefix}/threads/{{thread_id}}"] = ["get"]
+        routes[f"{prefix}/threads/{{thread_id}}/messages"] = ["get"]
+        routes[f"{prefix}/threads/{{thread_id}}/status"] = ["put"]
+        routes[f"{prefix}/messages"] = ["post"]
     for_everyone = {"/v1/chat/ledger/checkpoint": ["get"], "/v1/chat/ledger/keys": ["get"]}
     published = {path: sorted(methods) for path, methods in document["paths"].items()}
     assert published == {**routes, **for_everyone}

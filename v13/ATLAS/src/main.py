@@ -24,7 +24,9 @@ from v13.ATLAS.src.api.auth import auth_router
 from v13.ATLAS.src.api.body_limit import BodyLimit
 from v13.ATLAS.src.api.challenges import Challenges
 from v13.ATLAS.src.api.health import health_router
+from v13.ATLAS.src.api.routes.secure_chat import secure_chat_routers
 from v13.ATLAS.src.api.tokens import TokenAuthority
+from v13.ATLAS.src.legacy_transactions import FILE_NAME, LegacyTransactions
 from v13.ATLAS.src.plugins.errors import ConfigurationError
 from v13.ATLAS.src.plugins.hookspecs import Host
 from v13.ATLAS.src.plugins.lifecycle import running
@@ -59,7 +61,9 @@ def create_app(
     loaded = Plugins()
     ledger = GenesisLedger(settings.ledger_path, on_committed=EventAnnouncer(loaded))
     engine = CoherenceEngine(CertifiedMath())
-    loaded.register(HostServices(tokens, ledger, engine, settings.legacy_stage), "host")
+    transactions = LegacyTransactions(settings.data_dir / FILE_NAME)
+    services = HostServices(tokens, ledger, engine, settings.legacy_stage, transactions)
+    loaded.register(services, "host")
     _load(loaded, plugins if plugins is not None else settings.plugins or None)
     host = Host(
         hook=loaded.hook,
@@ -67,7 +71,7 @@ def create_app(
         ledger_path=settings.ledger_path,
         settings=MappingProxyType({**plugin_settings, **settings.for_plugins()}),
     )
-    lifecycle = _Lifecycle(loaded, host, ledger)
+    lifecycle = _Lifecycle(loaded, host, ledger, transactions)
     app = FastAPI(
         title="ATLAS",
         lifespan=lifecycle.run,
@@ -81,6 +85,9 @@ def create_app(
     challenges = Challenges(now=now, random_hex=random_hex, largest=settings.open_challenges)
     app.include_router(auth_router(challenges, tokens, ledger))
     chat.mount(app, loaded, host)
+    # Behind the plugins' routes: what one of them has taken over it answers first.
+    for router in secure_chat_routers(transactions):
+        app.include_router(router)
     app.state.host = host
     app.state.plugins = loaded
     app.state.tokens = tokens
@@ -109,10 +116,17 @@ def _load(loaded: Plugins, wanted: Sequence[object] | None) -> None:
 class _Lifecycle:
     """Starting, being ready, and stopping."""
 
-    def __init__(self, plugins: Plugins, host: Host, ledger: GenesisLedger) -> None:
+    def __init__(
+        self,
+        plugins: Plugins,
+        host: Host,
+        ledger: GenesisLedger,
+        transactions: LegacyTransactions,
+    ) -> None:
         self._plugins = plugins
         self._host = host
         self._ledger = ledger
+        self._transactions = transactions
         self._serving = False
 
     @asynccontextmanager
@@ -132,6 +146,7 @@ class _Lifecycle:
                     self._serving = False
         finally:
             await asyncio.to_thread(self._ledger.close)
+            await asyncio.to_thread(self._transactions.close)
 
     def reasons_not_ready(self) -> list[str]:
         """What the host and each plugin say; a plugin that fails to say counts as not ready."""

@@ -9,6 +9,7 @@ import logging
 from typing import Any, Final
 
 from v13.ATLAS.src.api.tokens import TokenAuthority
+from v13.ATLAS.src.legacy_transactions import LegacyTransactions
 from v13.ATLAS.src.plugins.hookspecs import Principal, hookimpl
 from v13.ATLAS.src.plugins.manager import Plugins
 from v13.core.CoherenceEngine import CoherenceEngine
@@ -26,11 +27,13 @@ class HostServices:
         ledger: GenesisLedger,
         engine: CoherenceEngine,
         legacy_stage: str | None,
+        legacy_transactions: LegacyTransactions,
     ) -> None:
         self._tokens = tokens
         self._ledger = ledger
         self._engine = engine
         self._legacy_stage = legacy_stage
+        self._legacy_transactions = legacy_transactions
 
     @hookimpl
     def atlas_authenticate(self, token: str) -> Principal | None:
@@ -47,6 +50,10 @@ class HostServices:
     @hookimpl
     def atlas_legacy_stage(self) -> str | None:
         return self._legacy_stage
+
+    @hookimpl
+    def atlas_legacy_transactions(self) -> LegacyTransactions:
+        return self._legacy_transactions
 
 
 class EventAnnouncer:

@@ -165,3 +165,17 @@ def atlas_legacy_stage() -> str | None:
 
     None, the default, leaves it to the plugin.
     """
+
+
+@hookspec(firstresult=True)
+def atlas_legacy_transactions() -> object:
+    """Return the record that the host's own legacy chat route answers from; None: it has none.
+
+    It has ``append(bundles)``, which appends transaction bundles in order and is durable on return,
+    and ``mirrored_position``, the highest ``ledger_position`` of any bundle there, 0 when none has
+    one. Both may block; a plugin calls them off the event loop. A bundle is ``{bundle_hash,
+    creator_id, operations: [{creator_id, data, nonce, type}], signature, timestamp}`` as the route
+    writes it, with ``ledger_position`` besides; its ``bundle_hash`` is the id that the route shows
+    of what it made. A ``secure_chat_thread_updated`` may have ``participants``, all who are left.
+    A plugin that has taken the route over appends what it took, so that the route can answer again.
+    """

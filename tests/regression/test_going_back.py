@@ -1,0 +1,157 @@
+"""Going back from a stage: what the stage before answered it answers again, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plugins.secure_chat.core.stage import Stage
+from plugins.secure_chat.legacy import transactions
+from plugins.secure_chat.mailbox.store import Mailbox
+from tests.plugin.chat_server import ALICE, BOB, CAROL, ChatServer, message, token
+from tests.regression.legacy_server import LegacyClient, at_stage, move_stage
+from v13.ATLAS.src.legacy_transactions import LegacyTransactions
+
+EVERYONE = (ALICE, BOB, CAROL)
+BACK = (Stage.V2, Stage.DUAL, Stage.SHADOW, Stage.LEGACY)
+
+
+def change_members(server: ChatServer, thread: str, method: str, path: str, body: Any) -> None:
+    answer = server.http.request(
+        method,
+        f"/v1/chat/threads/{thread}/members{path}",
+        headers={"Authorization": f"Bearer {token(ALICE)}"},
+        json=body,
+    )
+    assert answer.status_code == 200, answer.text
+
+
+def live_through(server: ChatServer, legacy: LegacyClient) -> None:
+    """Everything that can happen to threads, by both contracts."""
+    thread = legacy.create(ALICE, BOB, title="T", metadata={"a": {"b": [1]}})["thread_id"]
+    legacy.post(ALICE, thread, "1", metadata={"k": "v"}, content_type="image/png")
+    seq = int(server.records()[-1]["metadata"]["size"]) + len(server.records())
+    assert server.post(BOB, message(thread, seq)).status_code == 201
+    change_members(server, thread, "POST", "", {"members": [CAROL]})
+    legacy.post(BOB, thread, "2")
+    change_members(server, thread, "DELETE", f"/{BOB}", None)
+    legacy.post(CAROL, thread, "3", message_type="file")
+    archived = legacy.create(BOB, ALICE)["thread_id"]
+    assert legacy.ask(BOB, "PUT", f"/threads/{archived}/status", status="ARCHIVED").is_success
+    deleted = legacy.create(CAROL, ALICE)["thread_id"]
+    assert legacy.ask(CAROL, "PUT", f"/threads/{deleted}/status", status="DELETED").is_success
+
+
+@pytest.mark.parametrize("start", [Stage.V2, Stage.DUAL])
+def test_every_stage_back_answers_the_same_with_what_was_written_meanwhile(
+    tmp_path: Path, start: Stage
+) -> None:
+    with at_stage(tmp_path, start) as (server, legacy):
+        live_through(server, legacy)
+        live_through(server, legacy)
+        answers = legacy.everything(*EVERYONE)
+    way = BACK[BACK.index(start) :]
+    for before, after in pairwise(way):
+        move_stage(tmp_path, before, after)
+        with at_stage(tmp_path) as (server, legacy):
+            assert legacy.everything(*EVERYONE) == answers, after
+            if after is Stage.DUAL:
+                live_through(server, legacy)
+                answers = legacy.everything(*EVERYONE)
+
+
+def test_what_the_host_wrote_in_the_dark_is_there_after_every_move_back(tmp_path: Path) -> None:
+    with at_stage(tmp_path, Stage.LEGACY) as (_, legacy):
+        thread = legacy.create(ALICE, BOB)["thread_id"]
+        legacy.post(BOB, thread)
+        answers = legacy.everything(ALICE, BOB)
+    move_stage(tmp_path, Stage.LEGACY, Stage.SHADOW)
+    with at_stage(tmp_path, Stage.LEGACY) as (_, legacy):
+        assert legacy.everything(ALICE, BOB) == answers
+        legacy.post(ALICE, thread)
+        answers = legacy.everything(ALICE, BOB)
+    move_stage(tmp_path, Stage.SHADOW, Stage.LEGACY)
+    with at_stage(tmp_path) as (_, legacy):
+        assert legacy.everything(ALICE, BOB) == answers
+
+
+def test_a_mirror_that_was_cut_off_is_made_up_for_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host's records fail from some point on; the chat is the truth and goes on."""
+    append = LegacyTransactions.append
+    taken: list[int] = []
+
+    def failing(self: LegacyTransactions, bundles: Any) -> None:
+        if len(taken) >= 2:
+            raise OSError("the host's disk is full")
+        taken.extend(bundle["ledger_position"] for bundle in bundles)
+        append(self, bundles)
+
+    monkeypatch.setattr(LegacyTransactions, "append", failing)
+    monkeypatch.setattr(transactions, "PAGE", 1)
+    monkeypatch.setattr(transactions, "RETRY_SECONDS", 0.01)
+    with at_stage(tmp_path, Stage.DUAL) as (server, legacy):
+        live_through(server, legacy)
+        answers = legacy.everything(*EVERYONE)
+    monkeypatch.undo()
+    lines = (tmp_path / "legacy_transactions.jsonl").read_text().splitlines()
+    assert len(lines) == len(taken) < len(server.records())
+    move_stage(tmp_path, Stage.DUAL, Stage.SHADOW)
+    with at_stage(tmp_path) as (_, legacy):
+        assert legacy.everything(*EVERYONE) == answers
+    positions = [
+        json.loads(line)["ledger_position"]
+        for line in (tmp_path / "legacy_transactions.jsonl").read_text().splitlines()
+    ]
+    assert positions == sorted(set(positions))
+
+
+def test_a_torn_last_transaction_is_cut_off_and_written_again(tmp_path: Path) -> None:
+    with at_stage(tmp_path, Stage.DUAL) as (server, legacy):
+        live_through(server, legacy)
+        answers = legacy.everything(*EVERYONE)
+    file = tmp_path / "legacy_transactions.jsonl"
+    whole = file.read_bytes()
+    for cut in (1, 40, len(whole.splitlines()[-1]) + 20):
+        file.write_bytes(whole[:-cut])
+        with at_stage(tmp_path, Stage.DUAL) as (_, legacy):
+            assert legacy.everything(*EVERYONE) == answers
+        assert file.read_bytes() == whole
+
+
+def test_stages_by_which_nothing_was_mirrored_are_caught_up_with(tmp_path: Path) -> None:
+    with at_stage(tmp_path, Stage.V2) as (server, legacy):
+        live_through(server, legacy)
+        answers = legacy.everything(*EVERYONE)
+        assert not (tmp_path / "legacy_transactions.jsonl").exists()
+    move_stage(tmp_path, Stage.V2, Stage.DUAL, Stage.SHADOW, Stage.LEGACY)
+    with at_stage(tmp_path) as (_, legacy):
+        assert legacy.everything(*EVERYONE) == answers
+
+
+def test_a_lost_database_loses_no_thread_on_the_way_back(tmp_path: Path) -> None:
+    """The host's records keep even the metadata that the database alone had."""
+    with at_stage(tmp_path, Stage.DUAL) as (server, legacy):
+        live_through(server, legacy)
+        answers = legacy.everything(*EVERYONE)
+    for path in tmp_path.glob("mailbox.sqlite*"):
+        path.unlink()
+    move_stage(tmp_path, Stage.DUAL, Stage.SHADOW)
+    with at_stage(tmp_path) as (_, legacy):
+        assert legacy.everything(*EVERYONE) == answers
+
+
+def test_the_mailbox_says_where_the_last_move_led(tmp_path: Path) -> None:
+    with at_stage(tmp_path, Stage.V2):
+        pass
+    move_stage(tmp_path, Stage.V2, Stage.DUAL, Stage.SHADOW)
+    with at_stage(tmp_path):
+        pass
+    mailbox = Mailbox.at(tmp_path / "mailbox.sqlite")
+    assert mailbox.stage() is Stage.SHADOW
+    mailbox.close()

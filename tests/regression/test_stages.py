@@ -1,0 +1,262 @@
+"""Each stage does what it says: who answers, what is written where, what its callers hear."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from email.utils import parsedate_to_datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from plugins.secure_chat.audit import audit_ledger
+from plugins.secure_chat.core.rewards import begin, fold, message_of
+from plugins.secure_chat.core.stage import Stage
+from plugins.secure_chat.ledger.journal import Journal
+from plugins.secure_chat.mailbox.store import Mailbox
+from plugins.secure_chat.settings import Settings
+from tests.plugin.chat_server import (
+    ALICE,
+    BOB,
+    PLUGIN,
+    SECRET,
+    ChatServer,
+    DidNotStart,
+    message,
+    serving,
+)
+from tests.regression.legacy_server import LegacyClient, at_stage, move_stage
+from v13.ATLAS.src.main import create_app
+from v13.ATLAS.src.settings import HostSettings
+
+DARK = (Stage.LEGACY, Stage.SHADOW)
+TAKEN_OVER = (Stage.DUAL, Stage.V2)
+
+
+def transactions(data_dir: Path) -> list[dict[str, Any]]:
+    """The host's own legacy records."""
+    file = data_dir / "legacy_transactions.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def metric(server: ChatServer, name: str) -> float:
+    """The value of a metric, named with its labels; 0 when it is not there."""
+    for line in server.http.get("/metrics").text.splitlines():
+        if line.startswith(f"{name} "):
+            return float(line.rsplit(" ", 1)[1])
+    return 0.0
+
+
+def _is_one(server: ChatServer, name: str) -> bool:
+    return metric(server, name) == 1
+
+
+@pytest.mark.parametrize("stage", DARK)
+def test_in_the_dark_the_host_answers_and_the_ledger_gets_nothing(
+    tmp_path: Path, stage: Stage
+) -> None:
+    with at_stage(tmp_path, stage) as (server, legacy):
+        thread = legacy.create(ALICE, BOB)
+        legacy.post(BOB, thread["thread_id"])
+        answer = legacy.ask(ALICE, "GET", "/threads")
+        assert answer.json() == {"threads": [thread], "total": 1}
+        assert not {"deprecation", "sunset", "link"} & set(answer.headers)
+        assert server.get("/v1/chat/threads", ALICE).status_code == 404
+        assert server.post(ALICE, message(BOB, 1)).status_code == 404
+        with pytest.raises(InvalidStatus) as refused, server.peer(ALICE):
+            pass
+        assert refused.value.response.status_code == 403
+    assert server.ledger.read_bytes() == b""
+    assert [t["operations"][0]["type"] for t in transactions(tmp_path)] == [
+        "secure_chat_thread_created",
+        "secure_chat_message_posted",
+    ]
+
+
+def test_at_shadow_reads_are_compared_and_differences_recorded(tmp_path: Path) -> None:
+    """The chat knows a thread that the host has, and not what was written to it since."""
+    with at_stage(tmp_path, Stage.DUAL) as (_, legacy):
+        known = legacy.create(ALICE, BOB, metadata={"a": 1})["thread_id"]
+        legacy.post(ALICE, known)
+    move_stage(tmp_path, Stage.DUAL, Stage.SHADOW)
+    with at_stage(tmp_path) as (server, legacy):
+        for _ in range(2):
+            legacy.everything(ALICE, BOB)
+        same = 'secure_chat_shadow_reads_total{result="same",route="GET /threads"}'
+        server.wait_for(lambda: metric(server, same) == 4, "four reads to be compared")
+        legacy.post(BOB, known)
+        unknown = legacy.create(ALICE, BOB)["thread_id"]
+        assert legacy.messages(ALICE, known)["total"] == 2
+        assert legacy.thread(ALICE, unknown)["thread_id"] == unknown
+        assert legacy.threads(ALICE)["total"] == 2
+        assert legacy.ask("carol", "GET", f"/threads/{known}").status_code == 403
+        for route in (
+            "GET /threads/{thread_id}/messages",
+            "GET /threads/{thread_id}",
+            "GET /threads",
+        ):
+            different = f'secure_chat_shadow_reads_total{{result="different",route="{route}"}}'
+            server.wait_for(partial(_is_one, server, different), "it to be compared")
+    mailbox = Mailbox.at(tmp_path / "mailbox.sqlite")
+    found = [(one.route, one.difference, one.count) for one in mailbox.mismatches()]
+    mailbox.close()
+    assert found == [
+        ("GET /threads", "total", 1),
+        ("GET /threads/{thread_id}", "status 200 404", 1),
+        ("GET /threads/{thread_id}/messages", "total", 1),
+    ]
+
+
+def test_a_comparison_that_fails_leaves_the_answer_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError("the database is away")
+
+    with at_stage(tmp_path, Stage.SHADOW) as (_, legacy):
+        monkeypatch.setattr(Mailbox, "threads_of", broken)
+        thread = legacy.create(ALICE, BOB)
+        assert legacy.threads(ALICE) == {"threads": [thread], "total": 1}
+
+
+@pytest.mark.parametrize("stage", TAKEN_OVER)
+def test_both_contracts_are_answered_from_the_same_threads(tmp_path: Path, stage: Stage) -> None:
+    with at_stage(tmp_path, stage) as (server, legacy):
+        thread = legacy.create(ALICE, BOB, title="T")["thread_id"]
+        assert server.get(f"/v1/chat/threads/{thread}", BOB).json()["title"] == "T"
+        hashed = legacy.post(ALICE, thread, "c")
+        sealed = server.post(BOB, frame := message(thread, 1)).json()
+        shown = legacy.messages(ALICE, thread)
+        assert shown["messages"][0] == hashed
+        assert shown["messages"][1] == {
+            "message_id": sealed["id"],
+            "thread_id": thread,
+            "sender_id": BOB,
+            "content_hash": b64decode(frame["hash"]).hex(),
+            "content_size": 64,
+            "timestamp": sealed["timestamp"],
+            "message_type": "encrypted",
+            "transaction_id": sealed["id"],
+        }
+        history = server.get(f"/v1/chat/threads/{thread}/messages", ALICE).json()
+        assert [frame["id"] for frame in history["messages"]] == [sealed["id"]]
+
+
+@pytest.mark.parametrize("stage", TAKEN_OVER)
+def test_a_hash_is_logged_as_what_it_is_and_never_rewarded(tmp_path: Path, stage: Stage) -> None:
+    with at_stage(tmp_path, stage) as (server, legacy):
+        thread = legacy.create(ALICE, BOB)["thread_id"]
+        for _ in range(4):
+            legacy.post(ALICE, thread, metadata={"note": "not for the ledger"})
+            legacy.post(BOB, thread)
+        with server.peer(BOB) as bob:
+            bob.send({"type": "RESUME", "after": 0})
+            assert [frame["type"] for frame in bob.until("RESUMED")] == ["RESUMED"]
+    report = audit_ledger(server.ledger)
+    assert report.sound
+    assert report.events == {"LEGACY_MESSAGE": 8, "THREAD": 1}
+    assert b"not for" not in server.ledger.read_bytes()
+    journal = Journal.open(server.ledger)
+    state = begin()
+    for record in journal.read():
+        fold(state, record, message_of(record))
+    journal.close()
+    totals = state.epoch.totals
+    assert (totals.records, totals.counted, totals.not_well_formed) == (9, 0, 0)
+    assert state.epoch.accounts == {}
+
+
+@pytest.mark.parametrize("stage", [*TAKEN_OVER, Stage.RETIRED])
+def test_callers_are_told_of_the_end_in_every_answer(tmp_path: Path, stage: Stage) -> None:
+    dates = {
+        "legacy_deprecated": "2026-01-01T00:00:00Z",
+        "legacy_sunset": "2027-01-01T01:00:00+01:00",
+    }
+    with at_stage(tmp_path, stage, **dates) as (_, legacy):
+        for wallet, path in ((ALICE, "/threads"), (ALICE, "/threads/x"), (None, "/threads")):
+            answer = legacy.ask(wallet, "GET", path)
+            assert answer.headers["deprecation"] == "@1767225600"
+            assert answer.headers["sunset"] == "Fri, 01 Jan 2027 00:00:00 GMT"
+            assert parsedate_to_datetime(answer.headers["sunset"]).timestamp() == 1798761600
+            assert answer.headers["link"] == '</v1/chat/threads>; rel="successor-version"'
+
+
+def test_callers_are_counted_by_route(tmp_path: Path) -> None:
+    with at_stage(tmp_path, Stage.V2) as (server, legacy):
+        for wallet in (ALICE, ALICE, BOB):
+            legacy.threads(wallet)
+            LegacyClient(server.http, "/api/v1/secure-chat").threads(wallet)
+        legacy.ask(ALICE, "GET", "/threads/x")
+        calls = "secure_chat_legacy_calls_total"
+        assert metric(server, calls + '{route="GET /threads"}') == 6
+        assert metric(server, calls + '{route="GET /threads/{thread_id}"}') == 1
+        assert metric(server, 'secure_chat_legacy_callers{route="GET /threads"}') == 2
+
+
+def test_retired_is_410_with_a_pointer_and_the_chat_goes_on(tmp_path: Path) -> None:
+    with at_stage(tmp_path, Stage.V2) as (_, legacy):
+        thread = legacy.create(ALICE, BOB)["thread_id"]
+    move_stage(tmp_path, Stage.V2, Stage.RETIRED)
+    with at_stage(tmp_path) as (server, legacy):
+        for wallet, method, path, body in (
+            (ALICE, "GET", "/threads", None),
+            (ALICE, "GET", f"/threads/{thread}/messages", None),
+            (ALICE, "POST", "/threads", {"participants": [BOB]}),
+            (ALICE, "POST", "/messages", {}),
+            (ALICE, "PUT", f"/threads/{thread}/status?status=ACTIVE", None),
+            (None, "GET", "/threads", None),
+        ):
+            gone = legacy.ask(wallet, method, path, body)
+            assert gone.status_code == 410, (method, path)
+            assert gone.headers["content-type"] == "application/problem+json"
+            assert gone.json()["successor"] == "/v1/chat/threads"
+        assert server.get(f"/v1/chat/threads/{thread}", BOB).status_code == 200
+        assert server.post(BOB, message(thread, 1)).status_code == 201
+
+
+def test_without_a_stage_the_chat_answers(tmp_path: Path) -> None:
+    with at_stage(tmp_path) as (server, legacy):
+        legacy.create(ALICE, BOB)
+        assert server.records()[0]["event_type"] == "THREAD"
+    assert transactions(tmp_path) == []
+
+
+def test_the_ledger_has_the_last_word_on_the_stage(tmp_path: Path) -> None:
+    with at_stage(tmp_path, Stage.LEGACY) as (server, _):
+        assert server.get("/v1/chat/threads", ALICE).status_code == 404
+    move_stage(tmp_path, Stage.LEGACY, Stage.SHADOW, Stage.DUAL)
+    with at_stage(tmp_path, Stage.LEGACY) as (server, _):
+        assert server.get("/v1/chat/threads", ALICE).status_code == 200
+    for file in tmp_path.glob("mailbox.sqlite*"):
+        file.unlink()
+    with at_stage(tmp_path, Stage.LEGACY) as (server, _):
+        assert server.get("/v1/chat/threads", ALICE).status_code == 200
+    assert audit_ledger(server.ledger).events == {"STAGE": 2}
+
+
+def test_the_host_says_where_the_route_begins(tmp_path: Path) -> None:
+    """Hook atlas_legacy_stage; what it says stands before the plugin's own setting."""
+
+    def app(stage: str) -> Any:
+        return create_app(
+            HostSettings.model_validate(
+                {"jwt_secret": SECRET, "data_dir": tmp_path, "legacy_stage": stage}
+            ),
+            [PLUGIN],
+            plugin_settings={"secure_chat": Settings(stage=Stage.V2)},
+        )
+
+    with serving(app("legacy"), tmp_path) as server:
+        assert server.get("/v1/chat/threads", ALICE).status_code == 404
+    with pytest.raises(DidNotStart), serving(app("somewhere"), tmp_path):
+        pass
+
+
+def test_a_host_without_a_legacy_route_of_its_own_answers_404_in_the_dark(tmp_path: Path) -> None:
+    with at_stage(tmp_path, Stage.SHADOW) as (server, legacy):
+        assert legacy.ask(ALICE, "GET", "/nothing").status_code == 404
+        assert legacy.ask(ALICE, "PATCH", "/threads").status_code == 405
+        assert server.http.get("/v1/chat/nothing").status_code == 404

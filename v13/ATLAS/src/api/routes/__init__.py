@@ -1,0 +1,1 @@
+"""Route modules of the host that are included one by one."""

@@ -22,6 +22,10 @@
     │   └── HistoryRewritten        the ledger is not what a checkpoint was signed for (size)
     ├── DatabaseUnusable            not the chat's database, of an unknown schema, or out of reach
     ├── Damaged                     what is derived from the ledger is wrong on disk: built anew
+
+
+    ├── ExportUnusable              an export of the host's earlier chat cannot be read
+    ├── MigrationRefused            a step of the migration that may not be made yet
     ├── ConfigurationError          a setting is missing, unsafe or contradictory
     └── ClientError                 raised to users of the Python client: client/errors.py; Alarm
 
@@ -222,6 +226,14 @@ class DatabaseUnusable(SecureChatError):
 
 class Damaged(SecureChatError):
     """Something derived from the ledger is missing or wrong on disk. It is built anew from it."""
+
+
+class ExportUnusable(SecureChatError):
+    """A file that is no export: not readable, or no JSON. A bad record in a good one is refused."""
+
+
+class MigrationRefused(SecureChatError):
+    """A step of the migration that may not be made yet. The text says what comes first."""
 
 
 class ConfigurationError(SecureChatError):

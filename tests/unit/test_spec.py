@@ -22,7 +22,14 @@ def test_every_requirement_names_a_test_that_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/adopting.md", "docs/client.md", "plugins/secure_chat/SPEC.md"]
+    "page",
+    [
+        "README.md",
+        "docs/adopting.md",
+        "docs/client.md",
+        "docs/migrating.md",
+        "plugins/secure_chat/SPEC.md",
+    ],
 )
 def test_links_lead_somewhere(page: str) -> None:
     document = ROOT / page

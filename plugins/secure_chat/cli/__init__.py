@@ -8,6 +8,7 @@ from plugins.secure_chat import __version__
 from plugins.secure_chat.cli.audit import audit
 from plugins.secure_chat.cli.bench import bench
 from plugins.secure_chat.cli.demo import demo
+from plugins.secure_chat.cli.migrate import app as migrate
 from plugins.secure_chat.cli.rewards import rewards
 from plugins.secure_chat.cli.serve import serve
 
@@ -22,6 +23,7 @@ app.command("demo")(demo)
 app.command("audit")(audit)
 app.command("rewards")(rewards)
 app.command("bench")(bench)
+app.add_typer(migrate, name="migrate")
 
 
 @app.command("version")

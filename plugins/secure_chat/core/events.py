@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from plugins.secure_chat.core import identity_event, legacy_message, stage, thread
+from plugins.secure_chat.core import identity_event, legacy_message, migration_event, stage, thread
 from plugins.secure_chat.core.records import Record
 
 SHAPES: Final[Mapping[str, Callable[[Record], object]]] = MappingProxyType(
     {
         identity_event.IDENTITY: identity_event.from_record,
         legacy_message.LEGACY_MESSAGE: legacy_message.from_record,
+        migration_event.MIGRATION: migration_event.from_record,
         stage.STAGE: stage.from_record,
         thread.THREAD: thread.from_record,
     }

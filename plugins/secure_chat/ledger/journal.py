@@ -205,12 +205,19 @@ class Journal:
         staged.durable.result()
         return staged.receipts[0]
 
-    def read(self, after: int = 0) -> Iterator[Record]:
-        """The durable records after position ``after``, in order."""
-        end = self._durable.offset
-        for position, (line, _) in enumerate(_lines(self._file, 0, end), start=1):
+    def read(self, after: int = 0, *, since: Checkpoint = START) -> Iterator[Record]:
+        """The durable records after position ``after``, in order.
+
+        ``since``: a checkpoint that the file bears out, from which on they are looked for.
+        """
+        lines = _lines(self._file, since.offset, self._durable.offset)
+        for position, (line, _) in enumerate(lines, start=since.head.position + 1):
             if position > after:
                 yield parse(line, position).record
+
+    def bears_out(self, checkpoint: Checkpoint) -> bool:
+        """Whether the record that ends at the checkpoint's offset is the one it names."""
+        return _bears_out(self._file, checkpoint)
 
     def close(self) -> None:
         """Commit what is staged, stop the writer and release the lock. Idempotent."""

@@ -12,7 +12,7 @@ from sqlalchemy.exc import ArgumentError
 from plugins.secure_chat.errors import ConfigurationError
 
 FILE_NAME: Final = "mailbox.sqlite"
-_PRAGMAS: Final = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000")
+_PRAGMAS: Final = ("busy_timeout=5000", "journal_mode=WAL", "synchronous=FULL")
 
 
 def database(url: str, data_dir: Path) -> Engine:

@@ -31,6 +31,7 @@ TABLE_MODULES: Final = (
     "plugins.secure_chat.directory.tables",
     "plugins.secure_chat.threads.tables",
     "plugins.secure_chat.legacy.tables",
+    "plugins.secure_chat.adoption.tables",
 )
 _FIRST: Final = {
     "streams": ("id", "sender", "device", "recipient", "last_seq", "last_position"),

@@ -6,7 +6,6 @@ unusable input or a step that may not be made. Here are arguments, progress and 
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Final, NoReturn
 
 import orjson
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import Engine
@@ -35,6 +35,7 @@ from plugins.secure_chat.errors import (
     MigrationRefused,
 )
 from plugins.secure_chat.mailbox.engine import FILE_NAME, database
+from plugins.secure_chat.settings import Settings
 
 DONE: Final = 0
 MISMATCH: Final = 1
@@ -65,7 +66,13 @@ class _Place:
     def __init__(self, data_dir: Path, ledger: Path | None) -> None:
         self.data_dir = data_dir
         self.ledger = data_dir / "genesis_ledger.jsonl" if ledger is None else ledger
-        self._url = os.environ.get("SECURE_CHAT_DATABASE_URL", "")
+        try:
+            settings = Settings()
+        except ValidationError as error:
+            names = ", ".join(f"SECURE_CHAT_{one['loc'][0]}".upper() for one in error.errors())
+            raise ConfigurationError(f"not valid: {names}") from None
+        self._url = settings.database_url
+        self.stage = settings.stage
 
     def engine(self) -> Engine:
         return database(self._url, self.data_dir)
@@ -85,9 +92,9 @@ def plan(
     json: Json = False,
 ) -> None:
     """A dry run: what would be taken over, and which records refused. Writes nothing."""
-    place = _Place(data_dir, ledger)
     paths = exports or []
     with _told(json), _progress("plan", paths, json) as advance:
+        place = _Place(data_dir, ledger)
         outcome = steps.plan(place.ledger, place.existing(), paths, advance)
     _print(outcome, json, refusals=outcome.refusals)
     broken = outcome.audit is not None and not outcome.audit.sound
@@ -110,9 +117,9 @@ def run(
     json: Json = False,
 ) -> None:
     """Adopt the ledger and take the exports over. Stop the server first; run again to go on."""
-    place = _Place(data_dir, ledger)
     paths = exports or []
     with _told(json), _progress("run", paths, json) as advance:
+        place = _Place(data_dir, ledger)
         outcome = steps.run(
             place.ledger, place.engine(), paths, batch=batch, throttle=throttle, advance=advance
         )
@@ -134,9 +141,9 @@ def verify(
     json: Json = False,
 ) -> None:
     """Compare ledger and database with the exports, record by record. The stage needs it."""
-    place = _Place(data_dir, ledger)
     paths = exports or []
     with _told(json), _progress("verify", paths, json) as advance:
+        place = _Place(data_dir, ledger)
         outcome = steps.verify(
             place.ledger, place.engine(), paths, accept_refused=accept_refused, advance=advance
         )
@@ -147,15 +154,18 @@ def verify(
 @app.command("status")
 def status(data_dir: DataDir = Path("data"), ledger: Ledger = None, json: Json = False) -> None:
     """How far the migration is. Reads only, also beside a running server."""
-    place = _Place(data_dir, ledger)
     with _told(json):
+        place = _Place(data_dir, ledger)
         outcome = steps.status(place.ledger, place.existing())
     _print(outcome, json)
     raise typer.Exit(DONE)
 
 
 Assumed = Annotated[
-    Stage, typer.Option("--from", help="The stage of a ledger that was never moved.")
+    Stage | None,
+    typer.Option(
+        "--from", help="Where a ledger is that was never moved; else SECURE_CHAT_STAGE says it."
+    ),
 ]
 
 
@@ -163,32 +173,35 @@ Assumed = Annotated[
 def advance_stage(
     data_dir: DataDir = Path("data"),
     ledger: Ledger = None,
-    assumed: Assumed = Stage.LEGACY,
+    assumed: Assumed = None,
     json: Json = False,
 ) -> None:
     """Move to the next stage. Stop the server first; needs a verification that has passed."""
-    _move(_Place(data_dir, ledger), 1, assumed, json)
+    _move(data_dir, ledger, 1, assumed, json)
 
 
 @app.command("rollback")
 def rollback(
     data_dir: DataDir = Path("data"),
     ledger: Ledger = None,
-    assumed: Assumed = Stage.LEGACY,
+    assumed: Assumed = None,
     json: Json = False,
 ) -> None:
     """Move back to the stage before. What was sent meanwhile stays. Stop the server first."""
-    _move(_Place(data_dir, ledger), -1, assumed, json)
+    _move(data_dir, ledger, -1, assumed, json)
 
 
-def _move(place: _Place, way: int, assumed: Stage, json: bool) -> None:
+def _move(data_dir: Path, ledger: Path | None, way: int, assumed: Stage | None, json: bool) -> None:
     with _told(json):
+        place = _Place(data_dir, ledger)
         engine = place.engine()
-        current = steps.status(place.ledger, engine).stage or assumed
+        current = steps.status(place.ledger, engine).stage or assumed or place.stage
+        if current is None:
+            raise MigrationRefused("the ledger was never moved: say where it is, as --from legacy")
         target = ORDER.index(current) + way
         if not 0 <= target < len(ORDER):
             raise MigrationRefused(f"{current} is the {'last' if way > 0 else 'first'} stage")
-        outcome = steps.move_stage(place.ledger, engine, ORDER[target], assumed=assumed)
+        outcome = steps.move_stage(place.ledger, engine, ORDER[target], assumed=current)
     _print(outcome, json)
     raise typer.Exit(DONE)
 

@@ -36,9 +36,11 @@ def unfit(tmp_path: Path) -> Path:
     return exports.write_lines(tmp_path / "unfit.jsonl", records)
 
 
-def migrate(data: Path, command: str, *arguments: str | Path) -> Result:
+def migrate(data: Path, command: str, *arguments: str | Path, **environment: str) -> Result:
     options = [command, *map(str, arguments), "--data-dir", str(data)]
-    return CliRunner(env={"SECURE_CHAT_DATABASE_URL": ""}).invoke(app, ["migrate", *options])
+    return CliRunner(env={"SECURE_CHAT_DATABASE_URL": "", **environment}).invoke(
+        app, ["migrate", *options]
+    )
 
 
 def as_json(data: Path, command: str, *arguments: str | Path) -> dict[str, Any]:
@@ -54,11 +56,14 @@ def test_the_whole_way_from_plan_to_the_next_stage(data: Path, sound: Path) -> N
     assert "5 messages, not end-to-end encrypted and never rewarded" in planned.stdout
     assert migrate(data, "run", sound).exit_code == 0
     assert "verified    no" in migrate(data, "status").stdout
-    refused = migrate(data, "advance")
+    refused = migrate(data, "advance", "--from", "legacy")
     assert refused.exit_code == 2
     assert "verify" in refused.stderr
     assert migrate(data, "verify", sound).exit_code == 0
-    assert as_json(data, "advance")["stage"] == "shadow"
+    unsaid = migrate(data, "advance")
+    assert unsaid.exit_code == 2
+    assert "--from legacy" in unsaid.stderr
+    assert as_json(data, "advance", "--from", "legacy")["stage"] == "shadow"
     assert as_json(data, "advance")["stage"] == "dual"
     assert as_json(data, "rollback")["stage"] == "shadow"
     status = as_json(data, "status")
@@ -110,10 +115,8 @@ def test_a_ledger_in_use_is_said_in_one_line(data: Path, sound: Path, command: s
     migrate(data, "verify", sound)
     journal = Journal.open(data / "genesis_ledger.jsonl")
     try:
-        exports_given = [sound] if command in ("run", "verify") else []
-        if command == "rollback":
-            exports_given = ["--from", "shadow"]  # type: ignore[list-item] # options, too
-        done = migrate(data, command, *exports_given)
+        given = [sound] if command in ("run", "verify") else ["--from", "shadow"]
+        done = migrate(data, command, *given)
     finally:
         journal.close()
     assert done.exit_code == 2
@@ -138,6 +141,18 @@ def test_what_only_reads_makes_nothing(tmp_path: Path, sound: Path) -> None:
 
 def test_there_is_no_stage_before_the_first(data: Path, sound: Path) -> None:
     migrate(data, "run", sound)
-    done = migrate(data, "rollback")
+    done = migrate(data, "rollback", "--from", "legacy")
     assert done.exit_code == 2
     assert "legacy is the first stage" in done.stderr
+
+
+def test_the_setting_says_where_a_ledger_is_that_was_never_moved(data: Path, sound: Path) -> None:
+    migrate(data, "run", sound)
+    done = migrate(data, "rollback", "--json", SECURE_CHAT_STAGE="dual")
+    assert json.loads(done.stdout)["stage"] == "shadow"
+
+
+def test_a_setting_that_is_not_valid_is_named_and_not_shown(data: Path) -> None:
+    done = migrate(data, "status", SECURE_CHAT_STAGE="s3cret")
+    assert done.exit_code == 2
+    assert done.stderr == "secure-chat migrate: not valid: SECURE_CHAT_STAGE\n"

@@ -66,12 +66,7 @@ def evidence_costs(folder: Path, *, quick: bool) -> list[Cost]:
         Cost("evidence", "records folded into rewards", _rate(count, fold_all), FOLDED),
         Cost("evidence", "… read from the file as well", _rate(count, lambda: book.open(count))),
         Cost("evidence", "records read, parsed, hashed and no more", bare),
-        Cost(
-            "evidence",
-            "records audited, one core",
-            _rate(count, lambda: audit(1)),
-            OVER_BARE * bare,
-        ),
+        Cost("evidence", "records audited, one core", alone, OVER_BARE * bare),
         Cost("evidence", "records audited", _rate(count, lambda: audit(None))),
         Cost("evidence", "records into the Merkle tree", _rate(count, lambda: log.advance(count))),
         Cost("evidence", "checkpoints signed", _rate(1, log.publish)),

@@ -209,3 +209,26 @@ def test_what_is_no_statement_is_unusable_and_its_line_named(tmp_path: Path, lin
     path.write_bytes(line)
     with pytest.raises(LedgerUnusable, match="line 1"):
         read_statements(path)
+
+
+def test_an_identity_logged_once_more_ends_no_device_and_is_no_change(
+    published: Published, tmp_path: Path
+) -> None:
+    twice = Ledger()
+    identities: dict[str, Event] = {}
+    for line in published.ledger.read_bytes().splitlines():
+        fields = json.loads(line)
+        wallet, metadata = fields["wallet"], fields["metadata"]
+        event = Event(fields["event_type"], wallet, metadata, fields["signature"])
+        twice.add("v1", event)
+        if metadata.get("kind") == "identity":
+            identities[wallet] = event
+        elif metadata.get("kind") == "device":
+            twice.add("v1", identities[wallet])
+    path = tmp_path / "twice.jsonl"
+    path.write_bytes(twice.data)
+    report = audit_ledger(path, statements=read_statements(published.statements))
+    assert report.sound, report.finding
+    assert (report.verified, report.records) == (25, len(twice.lines))
+    assert report.identities is not None
+    assert report.identities.changes == ()

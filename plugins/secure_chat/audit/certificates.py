@@ -126,7 +126,7 @@ class Identities:
 @dataclass(slots=True)
 class _Wallet:
     identity: Identity | None = None
-    known: bool = False  # whether any identity was logged
+    statement: str = ""  # the id of the identity that was logged last
     certificates: dict[bytes, Certificate] = field(default_factory=dict)  # of this identity
     devices: set[str] = field(default_factory=set)  # in force
 
@@ -184,24 +184,27 @@ class _Fold:
             raise _Unsound("its statement is another wallet's")
         wallet = self._wallets.setdefault(record.wallet, _Wallet())
         if event.kind is StatementKind.IDENTITY:
-            self._identity(record, wallet, _as(Identity, statement))
+            if wallet.statement != event.id:  # logged once more, it changes nothing
+                self._identity(record, event, wallet, _as(Identity, statement))
         elif event.kind is StatementKind.DEVICE:
             self._devices += 1
             self._device(record, event, wallet, _as(Certificate, statement))
         else:
             self._revocation(record, event, wallet, _as(Revocation, statement))
 
-    def _identity(self, record: Record, wallet: _Wallet, identity: Identity | None) -> None:
+    def _identity(
+        self, record: Record, event: IdentityEvent, wallet: _Wallet, identity: Identity | None
+    ) -> None:
         if identity is not None:
             identity.verify()
-        if wallet.known:
+        if wallet.statement:
             how = Succession.RESET
             if wallet.identity is not None and identity is not None:
                 how = succession(wallet.identity, identity)
             self._changes.append((record.position, record.wallet, how))
         for device in sorted(wallet.devices):
             self._from(record, device, None)
-        self._wallets[record.wallet] = _Wallet(identity, known=True)
+        self._wallets[record.wallet] = _Wallet(identity, event.id)
 
     def _device(
         self, record: Record, event: IdentityEvent, wallet: _Wallet, found: Certificate | None

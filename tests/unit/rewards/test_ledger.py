@@ -136,7 +136,9 @@ def test_only_registered_devices_count_from_their_registration_on(tmp_path: Path
     revoked = {"kind": "revocation", "id": "ab" * 32, "device": "0"}
     ledger.add("v1", Event("IDENTITY", writers.wallet(1), revoked))
     ledger.add("v1", writers.secure_message(14))
-    ledger.add("v1", writers.registration(2)[0])  # a new identity, and no device of it yet
+    ledger.add("v1", writers.registration(1)[0])  # the same identity again ends nothing
+    another = {"kind": "identity", "id": "cd" * 32}  # and no device of it yet
+    ledger.add("v1", Event("IDENTITY", writers.wallet(2), another))
     ledger.add("v1", writers.secure_message(14, sender=2, recipient=1))
     path.write_bytes(ledger.data)
     (folded,) = fold_ledger(path, head_of(ledger))

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Final
 
 from plugins.secure_chat.bench.costs import Cost
+from plugins.secure_chat.bench.owners import new_owner
 from plugins.secure_chat.core.envelope import Envelope
-from plugins.secure_chat.crypto import devices, identity
 from plugins.secure_chat.crypto.devices import Certificate, DeviceKeys
 from plugins.secure_chat.crypto.frame import Frame
-from plugins.secure_chat.crypto.identity import NO_PREVIOUS, Identity, IdentityBody, PostQuantumKey
+from plugins.secure_chat.crypto.identity import Identity
 from plugins.secure_chat.crypto.prekeys import Kind, PrekeySecret, Publication
-from plugins.secure_chat.crypto.wallet import WalletKey
 from plugins.secure_chat.directory.directory import Directory, Limits
 from plugins.secure_chat.directory.entries import Entries
 from plugins.secure_chat.directory.signatures import DeviceSignatures, verify_batch
@@ -139,15 +138,8 @@ async def _checks(check: DeviceSignatures, owner: _Owner, groups: int) -> tuple[
 
 
 def _owner() -> _Owner:
-    wallet, key, keys = (
-        WalletKey(os.urandom(32)),
-        PostQuantumKey(os.urandom(32)),
-        DeviceKeys.generate(os.urandom),
-    )
-    body = IdentityBody(wallet.wallet, 0, NO_PREVIOUS, key.public)
-    statement = identity.vouch(body, wallet.sign(body.text), key)
-    described = devices.describe(statement, DEVICE, keys)
-    certificate = devices.certify(described, wallet.sign(described.text), key, keys)
+    owner = new_owner(DEVICE)
+    ((keys, certificate),) = owner.devices
 
     def secret(kind: Kind, number: int) -> PrekeySecret:
         return PrekeySecret.generate(kind, number, os.urandom)
@@ -164,7 +156,7 @@ def _owner() -> _Owner:
             for kind in (Kind.ONE_TIME, Kind.ONE_TIME_KEM)
         ),
     )
-    return _Owner(wallet.wallet, keys, statement, certificate, publication)
+    return _Owner(owner.wallet, keys, owner.identity, certificate, publication)
 
 
 def _signed(owner: _Owner, seq: int) -> Envelope:

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from plugins.secure_chat.bench.client import client_costs
 from plugins.secure_chat.bench.costs import Cost
 from plugins.secure_chat.bench.directory import directory_costs
 from plugins.secure_chat.bench.evidence import evidence_costs
@@ -31,6 +32,7 @@ class Section(Protocol):
 
 SECTIONS: Final[dict[str, Section]] = {
     "directory": directory_costs,
+    "client": client_costs,
     "evidence": evidence_costs,
 }
 _LOAD_SECONDS: Final = 120

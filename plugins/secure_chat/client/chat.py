@@ -23,7 +23,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, get_args
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import msgspec
@@ -46,7 +46,6 @@ from plugins.secure_chat.client.errors import (
 from plugins.secure_chat.client.login import Token, Tokens, TokenSource
 from plugins.secure_chat.client.registration import keep_prekeys, register
 from plugins.secure_chat.core.frames import (
-    SERVER_FRAMES,
     Ack,
     Auth,
     Delivered,
@@ -95,12 +94,12 @@ MAX_TOLD: Final = 10_000  # refused messages remembered; of older ones one may b
 
 _ServerFrame = Ready | Delivered | Ack | Error | Resumed | ReceiptNotice | PrekeysLow | Pong
 _DECODER: Final[msgspec.json.Decoder[_ServerFrame]] = msgspec.json.Decoder(_ServerFrame)
-_TYPES: Final = frozenset(one.__struct_config__.tag for one in SERVER_FRAMES)
+_TYPES: Final = frozenset(one.__struct_config__.tag for one in get_args(_ServerFrame))
 _Key = tuple[str, int]
 
 
 class _Other(msgspec.Struct):
-    """Any frame of a server that knows more types than this client."""
+    """A frame of a type that this client has no use for, or does not know yet."""
 
     type: str
 

@@ -504,7 +504,7 @@ async def test_frames_that_this_client_does_not_know_are_passed_over(
 ) -> None:
     alice, bob, _ = people
     async with bob.client(hostile.url) as b, alice.client(server.url) as a:
-        await hostile.show({"type": "SOMETHING_NEW", "field": 1})
+        await hostile.show({"type": "SOMETHING_NEW", "field": 1}, {"type": "THREAD"})
         await a.send(bob.wallet, b"still here")
         assert (await _next(b)).content == b"still here"
         assert b.connections == 1

@@ -33,8 +33,17 @@ class Evidence:
         signer = open_signer(data_dir / "log.key", log_name)
         self.verifier_keys = f"{signer.ed25519_key}\n{signer.ml_dsa_key}\n"
         """The log's two public keys, one a line: what auditors and clients check against."""
-        self.rewards = RewardBook(ledger.path, data_dir / "rewards")
-        self.log = TransparencyLog(ledger.path, data_dir / "transparency", signer)
+        self.rewards = RewardBook(
+            ledger.path,
+            data_dir / "rewards",
+            breathe=lambda worked: self._follow_rewards.breathe(worked),
+        )
+        self.log = TransparencyLog(
+            ledger.path,
+            data_dir / "transparency",
+            signer,
+            breathe=lambda worked: self._follow_log.breathe(worked),
+        )
         self._follow_rewards = LedgerFollower("rewards", self.rewards, interval=REWARDS_INTERVAL)
         self._follow_log = LedgerFollower("transparency log", self.log, interval=LOG_INTERVAL)
         for follower in self._followers:

@@ -43,7 +43,7 @@ def evidence_costs(folder: Path, *, quick: bool) -> list[Cost]:
     _write(ledger, count)
     records = [read(line, position) for position, line in enumerate(lines(ledger, 0), start=1)]
     messages = [message_of(record) for record in records]
-    book = RewardBook(ledger, folder / "rewards", pause=lambda: None)
+    book = RewardBook(ledger, folder / "rewards")
     log = TransparencyLog(ledger, folder / "log", open_signer(folder / "log.key", None))
     log.open(0)
 

@@ -19,6 +19,10 @@ from plugins.secure_chat.errors import Damaged, HistoryRewritten, LedgerUnusable
 
 log: Final = logging.getLogger(__name__)
 
+BUSY_SHARE: Final = 0.05
+"""Of a core that following takes while commits come in; what it does not manage it does later."""
+IDLE_SHARE: Final = 0.7
+"""The same while none do: the rest is for whoever else wants to run."""
 PATIENCE: Final = 10
 """Rounds that may fail in a row before it counts as stopped; it is tried again all the same."""
 
@@ -60,6 +64,7 @@ class LedgerFollower:
         self._position = 0
         self._done = -1
         self._idle = False
+        self._breathed_at = 0  # the position at the last breath
         self._stopping = False
         self._distrusted = False
         self._failure: str | None = None
@@ -94,6 +99,15 @@ class LedgerFollower:
             self._position = max(self._position, position)
             if self._idle:  # else it looks by itself when its interval is over
                 self._wake.notify()
+
+    def breathe(self, worked: float) -> None:
+        """For what is derived, after a slice that took ``worked`` seconds of a core: let the event
+        loop have the interpreter. Returns at once when it is time to stop."""
+        with self._wake:
+            busy, self._breathed_at = self._position != self._breathed_at, self._position
+            share = BUSY_SHARE if busy else IDLE_SHARE
+            if not self._stopping:
+                self._wake.wait(worked * (1 - share) / share)
 
     async def reached(self, position: int, within: float) -> bool:
         """Wait until all up to ``position`` is published, ``within`` seconds at most."""

@@ -43,8 +43,7 @@ from plugins.secure_chat.ledger.lines import blocks, last_line
 log: Final = logging.getLogger(__name__)
 
 SLICE: Final = 64
-"""Records folded without a pause: about a millisecond for which the event loop may have to wait."""
-PAUSE: Final = 0.0005  # seconds between slices
+"""Records folded without a pause: under a millisecond for which the event loop may have to wait."""
 
 _CARRIED_OVER: Final = "carried-over.json"
 Features = tuple[int, int, int]
@@ -63,13 +62,14 @@ class RewardBook:
         directory: Path,
         *,
         rules: Rules = RULES,
-        pause: Callable[[], None] = lambda: time.sleep(PAUSE),
+        breathe: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """``ledger`` is read, never written; ``directory`` holds what is derived."""
+        """``ledger`` is read, never written; ``directory`` holds what is derived. ``breathe`` is
+        called between slices of work with the seconds of a core that the last one took."""
         self._ledger = ledger
         self._directory = directory
         self._rules = rules
-        self._pause = pause
+        self._breathe = breathe
         self._lock = threading.Lock()
         self._unwritten: dict[int, bytes] = {}
         self._begin()
@@ -111,9 +111,10 @@ class RewardBook:
         for block in blocks(self._ledger, self._offset):
             missing = position - self._state.head.position
             for start in range(0, min(len(block), missing), SLICE):
+                began = time.thread_time()
                 with self._lock:
                     self._take(block[start : min(start + SLICE, missing)])
-                self._pause()
+                self._breathe(time.thread_time() - began)
             if self._state.head.position >= position:
                 return
         if self._state.head.position < position:

@@ -93,12 +93,16 @@ class TransparencyLog:
         signer: CheckpointSigner,
         *,
         clock: Callable[[], float] = time.time,
+        breathe: Callable[[float], None] = lambda _: None,
     ) -> None:
+        """``breathe`` is called between slices of work with the seconds of a core that the last one
+        took."""
         self._ledger = ledger
         self._directory = directory
         self._signer = signer
         self._origin = signer.ed25519_key.name
         self._clock = clock
+        self._breathe = breathe
         self._edge = Edge()
         self._offset = 0
         self._bundles = array("Q")
@@ -164,6 +168,7 @@ class TransparencyLog:
             new = block[: position - edge.size]
             start, end = 0, -edge.size % WIDTH
             while start < len(new):
+                began = time.thread_time()
                 if end == start:
                     self._bundles.append(self._offset)
                     end += WIDTH
@@ -172,6 +177,7 @@ class TransparencyLog:
                     self._write_full(tile, data)
                 self._offset += sum(map(len, taken)) + len(taken)
                 start = end
+                self._breathe(time.thread_time() - began)
             if edge.size == position:
                 return
         raise LedgerUnusable(f"the ledger ends after {edge.size} of {position} records")

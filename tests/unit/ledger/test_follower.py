@@ -198,6 +198,34 @@ def test_a_damaged_tile_that_signing_met_is_mended(case: Case, tmp_path: Path) -
     assert case.log.check() == []
 
 
+def test_following_takes_a_small_share_while_commits_come_in(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follower = case.follower
+    waits: list[float] = []
+    monkeypatch.setattr(follower._wake, "wait", waits.append)
+    follower.notify(5)
+    follower.breathe(0.010)  # a commit came since the last breath
+    follower.breathe(0.010)
+    follower.notify(6)
+    follower.breathe(0.010)
+    assert waits == [pytest.approx(0.190), pytest.approx(0.010 * 3 / 7), pytest.approx(0.190)]
+
+
+def test_stopping_waits_for_no_breath(case: Case) -> None:
+    breathing = threading.Event()
+
+    def out_of_breath(position: int) -> None:
+        breathing.set()
+        case.follower.breathe(1e6)
+
+    case.log.advance = out_of_breath  # type: ignore[method-assign]
+    case.follower.start(case.append(1))
+    assert breathing.wait(PATIENCE)
+    case.follower.stop(PATIENCE)
+    assert not case.follower._thread.is_alive()
+
+
 async def test_who_waits_for_a_position_is_told_when_it_is_published(case: Case) -> None:
     case.follower.start(case.append(3))
     assert await case.follower.reached(3, PATIENCE)

@@ -48,7 +48,7 @@ class Case:
         self.path.write_bytes(ledger.data)
 
     def book(self) -> RewardBook:
-        return RewardBook(self.path, self.directory, rules=RULES_OF_TEN, pause=lambda: None)
+        return RewardBook(self.path, self.directory, rules=RULES_OF_TEN)
 
     def opened(self, position: int | None = None) -> RewardBook:
         book = self.book()
@@ -57,9 +57,7 @@ class Case:
 
     def book_anew(self, position: int | None = None) -> RewardBook:
         """One that has nothing to take up."""
-        book = RewardBook(
-            self.path, self.directory / "anew", rules=RULES_OF_TEN, pause=lambda: None
-        )
+        book = RewardBook(self.path, self.directory / "anew", rules=RULES_OF_TEN)
         book.open(len(self.ledger.lines) if position is None else position)
         return book
 

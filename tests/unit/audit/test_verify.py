@@ -17,7 +17,7 @@ from plugins.secure_chat.core.chain import MAX_LINE, Chain, Defect, Finding, Sig
 from plugins.secure_chat.core.dialects import V1, encode
 from plugins.secure_chat.core.records import EMPTY, GENESIS_PREV_HASH, EventDraft, Head
 from plugins.secure_chat.errors import LedgerUnusable
-from tests.ledgers import signature_checks, writers
+from tests.ledgers import histories, signature_checks, writers
 from tests.ledgers.writers import DIALECTS, Event, Ledger
 
 
@@ -379,3 +379,43 @@ def test_a_ledger_whose_only_record_is_damaged_is_broken_and_not_unusable(path: 
                 finding = audit_ledger(path).finding
                 assert finding is not None
                 assert finding.position == 1
+
+
+def _visits(wallets: int) -> Ledger:
+    """Wallets that log in and write, one after the other."""
+    ledger = Ledger()
+    for number in range(1, wallets + 1):
+        ledger.add("v1", writers.login(number))
+        for seq in (1, 2, 3):
+            ledger.add("v7", writers.secure_message(seq, sender=number, recipient=number + 1))
+    return ledger
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_message_is_held_to_the_events_before_it(path: Path, workers: int) -> None:
+    ledger = _write(path, _visits(12))
+    audit = partial(audit_ledger, path, folds=[histories.Logins], workers=workers, chunk_size=3_000)
+    assert audit().sound
+    _write(path, Ledger(ledger.lines, ledger.head).add("v1", writers.secure_message(1, sender=90)))
+    finding = audit().finding
+    assert finding == Finding(49, Defect.HISTORY, "its sender had not logged in")
+    assert audit(until=48).sound
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_event_that_contradicts_those_before_it_is_named(path: Path, workers: int) -> None:
+    ledger = _visits(12)
+    _write(path, Ledger(ledger.lines, ledger.head).add("v1", writers.login(3)))
+    report = audit_ledger(path, folds=[histories.Logins], workers=workers, chunk_size=3_000)
+    assert report.finding == Finding(49, Defect.HISTORY, "the wallet has logged in already")
+    assert report.records == 48
+    assert audit_ledger(path, workers=workers, chunk_size=3_000).sound
+
+
+def test_what_is_wrong_with_a_line_itself_comes_before_what_contradicts(path: Path) -> None:
+    ledger = _visits(12)
+    lines = [*ledger.lines, Ledger(head="f" * 64).add("v1", writers.login(3)).data]
+    path.write_bytes(b"".join(lines))
+    finding = audit_ledger(path, folds=[histories.Logins]).finding
+    assert finding is not None
+    assert (finding.position, finding.defect) == (49, Defect.LINK)

@@ -50,6 +50,7 @@ export default defineConfig({
           name: "node",
           environment: "node",
           testTimeout: TIMEOUT,
+          hookTimeout: TIMEOUT,
           include: ["tests/**/*.test.ts"],
           exclude: ["tests/**/*.browser.test.ts", "tests/**/*.browser.test.tsx"],
         },
@@ -59,6 +60,7 @@ export default defineConfig({
         test: {
           name: "browser",
           testTimeout: TIMEOUT,
+          hookTimeout: TIMEOUT,
           include: ["tests/**/*.test.ts", "tests/**/*.browser.test.tsx"],
           exclude: ["tests/node/**"],
           browser: {

@@ -1,7 +1,7 @@
 /** The directory, enrolment, contacts and SecureMessageClient against a real server. */
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 
-import { equal } from "../../src/security/bytes";
+import { equal, toBase64 } from "../../src/security/bytes";
 import { Contacts } from "../../src/security/contacts";
 import { RevocationBody } from "../../src/security/devices";
 import { Directory, DirectoryError } from "../../src/security/directory";
@@ -17,12 +17,14 @@ import {
 import { CryptoError } from "../../src/security/errors";
 import type { ChatMessage } from "../../src/security/frame";
 import type { Messenger } from "../../src/security/messenger";
+import { fresh } from "../../src/security/randomness";
 import { SecureMessageClient } from "../../src/security/secureMessageV2";
 import { selectSuite } from "../../src/security/select";
 import { SessionStore } from "../../src/security/store";
 import type { Suite } from "../../src/security/suite";
 import { WalletKey } from "../../src/security/wallet";
 import { MemoryStorage, MemoryWitness } from "../security/memory";
+import { bytes } from "../security/exchange";
 import { PythonProcess } from "./python";
 
 let suite: Suite;
@@ -36,6 +38,11 @@ beforeAll(async () => {
 afterAll(async () => {
   await host.end();
 });
+
+/** What the Python side answers to a request. */
+async function asked<T>(request: Readonly<Record<string, string>>): Promise<T> {
+  return JSON.parse(await host.ask(JSON.stringify(request))) as T;
+}
 
 /** A browser of one wallet: what it stores, and what it asks the person. */
 class Browser {
@@ -51,8 +58,8 @@ class Browser {
   }
 
   static async of(key: WalletKey): Promise<Browser> {
-    const answer = await host.ask(JSON.stringify({ wallet: key.wallet }));
-    return new Browser(key, (JSON.parse(answer) as { token: string }).token);
+    const { token } = await asked<{ token: string }>({ op: "token", wallet: key.wallet });
+    return new Browser(key, token);
   }
 
   directory(base = url): Directory {
@@ -178,6 +185,47 @@ test("a further device is certified by hand, and reads from then on", async () =
   expect((await (await alice.client(bob.key.wallet)).decrypt(frame)).text).toBe("to both of you");
   expect(await codeOf(answerRequest(messenger, further.request))).toBe("refused");
   expect(await codeOf(answerRequest(await bob.open(), further.request))).toBe("refused");
+});
+
+test("a browser is a further device of an identity made in Python", async () => {
+  const secret = fresh(32);
+  const browser = await Browser.of(new WalletKey(secret));
+  const further = await FurtherDevice.begin(await browser.enrolment());
+  const { answer } = await asked<{ answer: string }>({
+    op: "endorse",
+    secret: toBase64(secret),
+    request: toBase64(further.request),
+  });
+  const messenger = await further.finish(bytes(answer));
+  const client = new SecureMessageClient(messenger, browser.directory(), suite, bob.key.wallet);
+  const there = await bob.client(browser.key.wallet);
+  const frame = await there.encrypt("to Python's and the browser's device");
+  expect((await client.decrypt(frame)).text).toBe("to Python's and the browser's device");
+});
+
+test("a Python client is a further device of an identity made in a browser", async () => {
+  const secret = fresh(32);
+  const browser = await Browser.of(new WalletKey(secret));
+  const messenger = await browser.open();
+  const theirs = await bob.client(browser.key.wallet);
+  const given = { secret: toBase64(secret) };
+  const { request } = await asked<{ request: string }>({ op: "enrol", ...given });
+  const answer = toBase64(await answerRequest(messenger, bytes(request)));
+  const text = "sent by Python";
+  const { device, position } = await asked<{ device: string; position: number }>({
+    op: "finish",
+    ...given,
+    answer,
+    recipient: bob.key.wallet,
+    text,
+  });
+  const history = await fetch(`${url}/v1/chat/threads/${browser.key.wallet}/messages`, {
+    headers: { authorization: `Bearer ${bob.token}` },
+  });
+  const { messages } = (await history.json()) as { messages: { position: number }[] };
+  const delivered = messages.find((one) => one.position === position);
+  const opened = await theirs.decrypt(delivered);
+  expect([opened.text, opened.device]).toEqual([text, device]);
 });
 
 test("a revoked device learns it, and is not encrypted to", async () => {

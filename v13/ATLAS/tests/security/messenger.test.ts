@@ -3,9 +3,17 @@ import fc from "fast-check";
 import { afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 
 import { concat, toHex } from "../../src/security/bytes";
-import { Envelope } from "../../src/security/envelope";
+import { labelled } from "../../src/security/codec";
+import { sha256 } from "../../src/security/digest";
+import {
+  associatedData,
+  encodeWraps,
+  Envelope,
+  initiationBody,
+} from "../../src/security/envelope";
 import { CryptoError, type ErrorCode, NoSession } from "../../src/security/errors";
 import { Frame, type FrameFields } from "../../src/security/frame";
+import { INITIATION } from "../../src/security/labels";
 import { Messenger } from "../../src/security/messenger";
 import { nobleSuite } from "../../src/security/noble";
 import { selectSuite } from "../../src/security/select";
@@ -314,6 +322,28 @@ describe("who", () => {
     const own = alice.stock.claim(alice.roster.device("a").id);
     await refused(alice.on("a").establish(bob.roster, own, 1), "not_certified");
   });
+});
+
+test("a handshake is bound to the session that its wrap names, whatever its sender signs", async () => {
+  const { alice, bob } = await pair(suite);
+  const frame = await write(alice, "a", bob, "x");
+  const { previous, commitment, wraps, payload } = Envelope.decode(frame.ciphertext);
+  const named = wraps.map(({ address, wrapped }) => ({
+    address,
+    wrapped: { ...wrapped, session: new Uint8Array(16) },
+  }));
+  const { sender, device, recipient, seq } = frame;
+  const digest = sha256(associatedData(sender, device, recipient, seq, previous));
+  const { signing, postQuantum } = alice.device("a").keys;
+  const message = labelled(INITIATION, initiationBody(digest, commitment, encodeWraps(named)));
+  const initiation = await suite.mldsa65.sign(postQuantum.privateKey, INITIATION, message);
+  const ciphertext = new Envelope(previous, commitment, initiation, named, payload).encode();
+  const signed = await new Frame({ ...fieldsOf(frame), ciphertext }).signed(
+    suite,
+    signing.privateKey,
+  );
+  await refused(bob.on("b").open({ frame: signed, roster: alice.roster }), "decrypt");
+  expect(textOf(await bob.on("b").open({ frame, roster: alice.roster }))).toBe("x");
 });
 
 describe("state", () => {

@@ -7,18 +7,19 @@ and gives a check for messages that workers can be sent. A fold is added to ``FO
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from plugins.secure_chat.audit.spans import LedgerFile
+from plugins.secure_chat.audit.threads import StageHistory, ThreadHistory
 from plugins.secure_chat.core.chain import MAX_LINE, Defect, Finding, MessageCheck
 from plugins.secure_chat.core.dialects import NotARecord, read
 from plugins.secure_chat.core.events import SHAPES
 from plugins.secure_chat.core.message_event import MessageEvent
 from plugins.secure_chat.core.records import MalformedEvent, Record
 
-_CHUNK: Final = 4 << 20
+_CHUNK: Final = 64 << 10  # bytes: most are searched and passed over
 
 
 class HistoryFold(Protocol):
@@ -33,7 +34,7 @@ class HistoryFold(Protocol):
         """What messages must be held to, for every position at once; picklable. None: nothing."""
 
 
-FOLDS: Final[tuple[Callable[[], HistoryFold], ...]] = ()
+FOLDS: Final[tuple[Callable[[], HistoryFold], ...]] = (ThreadHistory, StageHistory)
 """The folds of every audit."""
 
 
@@ -58,26 +59,23 @@ class _All:
         return None
 
 
-def events_of(file: LedgerFile, size: int, types: frozenset[str]) -> list[Record]:
+def events_of(file: LedgerFile, size: int, types: frozenset[str]) -> Iterator[Record]:
     """The well-formed records of ``types`` in the first ``size`` bytes, in order.
 
     Lines that are no records, or do not follow, are passed over: the audit names them.
     """
     tags = [f'"{name}"'.encode("ascii") for name in sorted(types)]
-    found: list[Record] = []
     if not tags:
-        return found
+        return
     for span in file.spans(size, _CHUNK, None):
-        lines = file.lines(span)
-        block = b"\n".join(lines)
+        block = file.read(span.start, span.end)
         if not any(tag in block for tag in tags):
             continue
-        for position, line in enumerate(lines, start=span.position + 1):
+        for position, line in enumerate(block.split(b"\n"), start=span.position + 1):
             if len(line) <= MAX_LINE and any(tag in line for tag in tags):
                 record = _event(line, position)
                 if record is not None and record.event_type in types:
-                    found.append(record)
-    return found
+                    yield record
 
 
 def _event(line: bytes, position: int) -> Record | None:

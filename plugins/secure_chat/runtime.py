@@ -149,6 +149,9 @@ class Runtime:
             self._mailbox.close()
             raise
         store = DirectoryStore(self._mailbox)
+        missing = await asyncio.to_thread(store.missing)
+        if missing:
+            log.error("directory.statements_missing count=%d", missing)
         entries = Entries(store)
         self._signatures = DeviceSignatures(
             entries, self.metrics, required=settings.require_signatures

@@ -6,6 +6,7 @@ import base64
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -423,6 +424,20 @@ def test_a_device_that_says_no_name_is_refused_at_the_socket(server: ChatServer)
     assert ([one["code"] for one in frames], code) == (["invalid_message"], 1008)
 
 
+def test_a_start_without_the_statements_that_the_ledger_has_says_how_many(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with chat_server(tmp_path) as server:
+        alice = Registrant(server, "phone", "laptop").register()
+    with chat_server(tmp_path):
+        assert "directory.statements_missing" not in caplog.text
+    for file in tmp_path.glob("mailbox.sqlite*"):
+        file.unlink()
+    with chat_server(tmp_path) as server:
+        assert "directory.statements_missing count=3" in caplog.text
+        assert len(listing(server, alice.id)["missing"]) == 3
+
+
 # -- signatures of messages -----------------------------------------------------------------------
 
 
@@ -475,7 +490,7 @@ def test_a_wallet_without_devices_may_write_unsigned_until_it_registers_one(
         assert peer.ask(message(ALICE, 2))["code"] == "unknown_device"
 
 
-def test_signatures_can_be_required_of_every_wallet(tmp_path: Any) -> None:
+def test_signatures_can_be_required_of_every_wallet(tmp_path: Path) -> None:
     with chat_server(tmp_path, require_signatures=True) as strict:
         assert_refused(strict.post(ALICE, message("bob", 1)), 403, "unknown_device")
         bob = Registrant(strict, "phone").register()
@@ -546,7 +561,7 @@ def test_a_wallet_is_told_when_a_claim_leaves_few_prekeys(server: ChatServer) ->
         }
 
 
-def test_what_the_directory_does_is_counted(tmp_path: Any) -> None:
+def test_what_the_directory_does_is_counted(tmp_path: Path) -> None:
     with chat_server(tmp_path) as server:
         alice = Registrant(server, "phone", one_time=1).register()
         bob = Registrant(server)
@@ -567,7 +582,7 @@ def test_what_the_directory_does_is_counted(tmp_path: Any) -> None:
         assert line in text
 
 
-def test_claims_are_limited_by_claimer_and_by_target(tmp_path: Any) -> None:
+def test_claims_are_limited_by_claimer_and_by_target(tmp_path: Path) -> None:
     with chat_server(tmp_path, claim_burst=64, claims_per_second=1e-3) as server:
         alice, bob, carol, dave = (Registrant(server, "a", one_time=1).register() for _ in "abcd")
         for _ in range(64):
@@ -579,7 +594,7 @@ def test_claims_are_limited_by_claimer_and_by_target(tmp_path: Any) -> None:
         assert dave.claim(carol.id, ["a"]).status_code == 200
 
 
-def test_publishing_is_limited(tmp_path: Any) -> None:
+def test_publishing_is_limited(tmp_path: Path) -> None:
     with chat_server(tmp_path, statement_burst=21, statements_per_second=1e-3) as server:
         alice = Registrant(server, "phone")
         for _ in range(21):

@@ -100,6 +100,17 @@ class DirectoryStore:
             yield from ((row.kind, row.body) for row in page)
             after = page[-1].position
 
+    def missing(self) -> int:
+        """How many statements the ledger has that are not here."""
+        with self._mailbox.reading() as connection:
+            count = connection.scalar(
+                select(func.count())
+                .select_from(identity_events)
+                .outerjoin(statements, statements.c.id == identity_events.c.statement)
+                .where(statements.c.id.is_(None))
+            )
+        return count or 0
+
     # -- prekeys ------------------------------------------------------------------------------
 
     def publication(self, certificate: str) -> str | None:

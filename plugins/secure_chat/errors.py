@@ -18,6 +18,7 @@
     ├── LedgerError                 the ledger file cannot be used as it is
     │   ├── LedgerBroken            a record does not verify (line, reason)
     │   ├── LedgerLocked            another process writes it
+    │   ├── LedgerChanged           acknowledged records are missing or others (acknowledged, found)
     │   ├── LedgerUnusable          not a ledger, not readable, or not writable
     │   └── HistoryRewritten        the ledger is not what a checkpoint was signed for (size)
     ├── DatabaseUnusable            not the chat's database, of an unknown schema, or out of reach
@@ -206,6 +207,19 @@ class LedgerBroken(LedgerError):
 
 class LedgerLocked(LedgerError):
     """Another process holds the ledger's writer lock."""
+
+
+class LedgerChanged(LedgerError):
+    """The ledger of ``found`` records lacks, or has others for, some that were acknowledged."""
+
+    def __init__(self, acknowledged: int, found: int) -> None:
+        super().__init__(
+            f"the ledger has {found} records and is not the one in which {acknowledged} were "
+            "acknowledged: put the right file back; or, to go on without what is missing, start "
+            f"once with SECURE_CHAT_ACCEPT_LEDGER_AT={found}"
+        )
+        self.acknowledged = acknowledged
+        self.found = found
 
 
 class LedgerUnusable(LedgerError):

@@ -12,14 +12,20 @@ from plugins.secure_chat.announcer import Announcer
 from plugins.secure_chat.core import identity_event
 from plugins.secure_chat.core.identity_event import IDENTITY, StatementKind
 from plugins.secure_chat.core.message_event import claims_to_be_secure, from_record
-from plugins.secure_chat.core.records import Head, MalformedEvent, Receipt, Record
+from plugins.secure_chat.core.records import EMPTY, Head, MalformedEvent, Receipt, Record
 from plugins.secure_chat.core.stage import Stage
 from plugins.secure_chat.directory.directory import Directory, Limits
 from plugins.secure_chat.directory.entries import Entries
 from plugins.secure_chat.directory.signatures import DeviceSignatures
 from plugins.secure_chat.directory.store import DirectoryStore
-from plugins.secure_chat.errors import Close, ConfigurationError, LedgerUnavailable
+from plugins.secure_chat.errors import (
+    Close,
+    ConfigurationError,
+    LedgerChanged,
+    LedgerUnavailable,
+)
 from plugins.secure_chat.evidence import Evidence
+from plugins.secure_chat.ledger.history import HistoryCheck
 from plugins.secure_chat.ledger.host import adopt
 from plugins.secure_chat.ledger.journal import START, Checkpoint, Journal
 from plugins.secure_chat.ledger.port import JournalLedger, Ledger
@@ -48,11 +54,22 @@ _RETENTION_SECONDS: Final = 3600.0
 
 
 class Index:
-    """Feeds ledger records to the mailbox's index while the ledger is being opened."""
+    """Feeds ledger records to the mailbox's index while the ledger is being opened.
 
-    def __init__(self, mailbox: Mailbox) -> None:
+    A ledger that does not have what was acknowledged is refused, and the mailbox left as it is,
+    with what it keeps of the missing records. One group of messages may be missing after the
+    checkpoint: the mailbox is written while the ledger syncs, so it may never have been committed.
+    """
+
+    def __init__(self, mailbox: Mailbox, *, anew: bool = False) -> None:
+        """``anew``: take the ledger as it is, whatever was acknowledged before."""
         self._mailbox = mailbox
-        self.start = mailbox.checkpoint()
+        self.start = START if anew else mailbox.checkpoint()
+        # What was stored after the checkpoint, until the ledger bears it out. Nothing is written
+        # before all of it was looked for.
+        self._stored = {} if anew else mailbox.rows_after(self.start.head.position)
+        self._last = max(self._stored, default=self.start.head.position)
+        self._refused = False
         self._end = START
         self._batch: list[Stored] = []
         self._identities: list[StoredIdentityEvent] = []
@@ -62,11 +79,10 @@ class Index:
 
     def replay(self, record: Record, offset: int) -> None:
         """Take the next record; ``offset`` is where it ends. Position 1 means: all anew."""
-        if self._first and record.position == 1:
-            if self.start != START:
-                # What was seen durable is not there: rolled back, cut, or another file.
-                log.critical("ledger.not_what_was_seen position=%d", self.start.head.position)
-            self.start = START
+        if record.position == 1 and self.start != START:
+            self._refused = True  # the record of the checkpoint is not there
+        if self._refused:
+            return
         self._end = Checkpoint(Head(record.position, record.event_hash), offset)
         self._pending += 1
         if record.event_type == "MESSAGE" and claims_to_be_secure(record.metadata):
@@ -79,8 +95,18 @@ class Index:
             self._take_identity(record)
         elif record.event_type in INDEXED_EVENTS:
             self._events.append(record)
-        if self._pending >= INDEX_BATCH:
-            self._flush()
+        stored = self._stored.get(record.position)
+        if stored is not None and stored[0] == record.event_hash:
+            del self._stored[record.position]
+        if self._pending >= INDEX_BATCH and record.position >= self._last:
+            if self._lacks_groups():
+                self._refused = True
+            else:
+                self._flush()
+
+    def _lacks_groups(self) -> bool:
+        """Whether more is missing than one group, whose messages share their timestamp."""
+        return len({timestamp for _, timestamp in self._stored.values()}) > 1
 
     def _take_identity(self, record: Record) -> None:
         try:
@@ -93,9 +119,17 @@ class Index:
             self._identities.append(StoredIdentityEvent(*where, event))
 
     def finish(self, head: Head) -> None:
-        """Index the rest, and forget what the ledger turned out not to have."""
+        """Index the rest, and forget what the ledger turned out not to have.
+
+        Raises LedgerChanged.
+        """
+        self._refused |= head.position < self.start.head.position or self._lacks_groups()
+        if self._refused:
+            raise LedgerChanged(self._last, head.position)
         if self._pending:
             self._flush()
+        elif head == EMPTY:
+            self._mailbox.set_checkpoint(START)
         self._mailbox.drop_after(head.position)
 
     def _flush(self) -> None:
@@ -125,6 +159,7 @@ class Runtime:
         self._signatures: DeviceSignatures | None = None
         self._evidence: Evidence | None = None
         self._mirror: Mirror | None = None
+        self._history: HistoryCheck | None = None
         self._retention: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -144,6 +179,8 @@ class Runtime:
             )
             stage = self._stage(hook)
         except BaseException:
+            if self._history is not None:
+                self._history.stop()
             if self._ledger is not None:
                 self._ledger.close()
             self._mailbox.close()
@@ -190,7 +227,25 @@ class Runtime:
 
     def _open_ledger(self, ledger: Any) -> Ledger:
         assert self._mailbox is not None  # noqa: S101 (opened just before)
-        index = Index(self._mailbox)
+        try:
+            index = Index(self._mailbox)
+            opened = self._indexed(ledger, index)
+        except LedgerChanged as changed:
+            if changed.found != self.settings.accept_ledger_at:
+                raise
+            log.critical(
+                "ledger.accepted position=%d acknowledged=%d", changed.found, changed.acknowledged
+            )
+            index = Index(self._mailbox, anew=True)
+            opened = self._indexed(ledger, index)
+        if index.start != START:
+            self._history = HistoryCheck(opened, index.start)
+            self._history.start()
+        log.info("ledger.open position=%d", opened.checkpoint.head.position)
+        return opened
+
+    def _indexed(self, ledger: Any, index: Index) -> Ledger:
+        """The ledger opened, and indexed by the mailbox; or neither."""
         opened: Ledger
         if ledger is None:
             path = self._host.ledger_path
@@ -201,8 +256,11 @@ class Runtime:
             opened = JournalLedger(journal, owned=False)
         else:
             opened = adopt(ledger, index.start, index.replay)
-        index.finish(opened.checkpoint.head)
-        log.info("ledger.open position=%d", opened.checkpoint.head.position)
+        try:
+            index.finish(opened.checkpoint.head)
+        except BaseException:
+            opened.close()
+            raise
         return opened
 
     def _stage(self, hook: Any) -> Stage:
@@ -253,6 +311,8 @@ class Runtime:
             self._signatures.close()
         if self._evidence is not None:
             await asyncio.to_thread(self._evidence.stop)
+        if self._history is not None:
+            await asyncio.to_thread(self._history.stop)
         if self._ledger is not None:
             await asyncio.to_thread(self._ledger.close)
         if self._mailbox is not None:

@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     legacy_sunset: AwareDatetime = Field(
         default=datetime(2027, 5, 31, tzinfo=UTC), description="When it ends, told to its callers"
     )
+    accept_ledger_at: int | None = Field(
+        default=None, ge=0, description="Records of a ledger that lost some: go on with it"
+    )
     origins: list[str] = Field(default_factory=list, description="Allowed besides the own host")
     query_token: bool = Field(default=True, description="Accept ?token=, as the host does")
     rate_per_second: float = Field(default=100.0, gt=0, description="Requests a wallet")

@@ -104,18 +104,19 @@ class GenesisLedger:
     ) -> Journal:
         """The journal, opened unless it is open; ``verified`` and ``replay`` are Journal.open's.
 
-        Raises what Journal.open raises; RuntimeError when ``replay`` comes too late to be called;
-        LedgerUnavailable after ``close``.
+        ``replay`` is given the same records when the ledger was open before. Raises what
+        Journal.open raises; LedgerUnavailable after ``close``.
         """
         with self._lock:
             if self._closed:
                 raise LedgerUnavailable("the ledger is closed")
+            replayed = False
             if self._journal is None:
-                self._journal, key = _acquire(self.storage_path, verified, replay)
+                self._journal, key, replayed = _acquire(self.storage_path, verified, replay)
                 # Neither host interface has a close, so one that is forgotten must release too.
                 self._release = weakref.finalize(self, _release, key)
-            elif replay is not None:
-                raise RuntimeError("the ledger is open already; read it from its journal")
+            if replay is not None and not replayed:
+                self._journal.replay(verified, replay)
             return self._journal
 
     @property
@@ -258,20 +259,21 @@ _writers_lock: Final = threading.RLock()
 
 def _acquire(
     path: Path, verified: Checkpoint, replay: Callable[[Record, int], None] | None
-) -> tuple[Journal, str]:
-    """The journal of the file behind ``path`` (links followed), and the key to release it by."""
+) -> tuple[Journal, str, bool]:
+    """The journal of the file behind ``path`` (links followed), and the key to release it by.
+
+    And whether it was opened here, with ``replay``.
+    """
     key = os.path.realpath(path)
     with _writers_lock:
         writer = _writers.get(key)
         if writer is not None:
-            if replay is not None:
-                raise RuntimeError("the ledger is open already; read it from its journal")
             writer.users += 1
             if _writers.get(key) is writer:  # else its last user was collected in between
-                return writer.journal, key
+                return writer.journal, key, False
         journal = Journal.open(Path(key), verified=verified, replay=replay)
         _writers[key] = _Writer(journal)
-        return journal, key
+        return journal, key, True
 
 
 def _release(key: str) -> None:

@@ -85,6 +85,10 @@ class HostLedger:
         """Events that the host appends are seen with the next that is committed here."""
         self._observers.append(observer)
 
+    def stop(self, why: str) -> None:
+        self._stopped = self._stopped or f"the ledger stopped: {why}"
+        log.critical("ledger.stopped reason=%s", why)
+
     def close(self) -> None:
         """The object is the host's; the lock beside its file is ours."""
         self._lock.release()
@@ -119,17 +123,17 @@ def adopt(ledger: Any, verified: Checkpoint, replay: Callable[[Record, int], Non
     path = getattr(ledger, "storage_path", None) or getattr(ledger, "filepath", None)
     if path is None:
         raise ConfigurationError("the host's ledger has neither storage_path nor filepath")
-    append = _appender(ledger)
-    lock = WriterLock(Path(path))
+    path, append = Path(path), _appender(ledger)
+    lock = WriterLock(path)
     try:
         # The journal verifies, mends and indexes; then it lets go, for the host is the writer.
-        journal = Journal.open(Path(path), verified=verified, replay=replay, lock=lock)
+        journal = Journal.open(path, verified=verified, replay=replay, lock=lock)
         journal.close()
     except BaseException:
         lock.release()
         raise
     announces = bool(getattr(ledger, "announces_events", False))
-    return HostLedger(Path(path), append, journal.checkpoint, lock, announces=announces)
+    return HostLedger(path, append, journal.checkpoint, lock, announces=announces)
 
 
 def _appender(ledger: Any) -> _Append:

@@ -219,6 +219,17 @@ class Journal:
         """Whether the record that ends at the checkpoint's offset is the one it names."""
         return _bears_out(self._file, checkpoint)
 
+    def replay(self, verified: Checkpoint, replay: Callable[[Record, int], None]) -> None:
+        """Give ``replay`` what ``open`` would have given it: for who comes when it is open."""
+        end = self._durable
+        if not _bears_out(self._file, verified):
+            verified = START
+        head = verified.head
+        for text, line_end in _lines(self._file, verified.offset, end.offset):
+            record = _verify(text, head).record
+            replay(record, line_end)
+            head = Head(record.position, record.event_hash)
+
     def close(self) -> None:
         """Commit what is staged, stop the writer and release the lock. Idempotent."""
         with self._wake:

@@ -40,6 +40,9 @@ class Ledger(Protocol):
         OutcomeUnknown, after which ``stopped`` says why.
         """
 
+    def stop(self, why: str) -> None:
+        """Commit nothing more; ``stopped`` says why. From any thread."""
+
     def observe(self, observer: Callable[[], None]) -> None:
         """Have ``observer`` called, from any thread, whenever ``checkpoint`` has moved."""
 
@@ -81,6 +84,9 @@ class JournalLedger:
         finally:
             await beside
         return staged.receipts
+
+    def stop(self, why: str) -> None:
+        self.journal.stop(why)
 
     def observe(self, observer: Callable[[], None]) -> None:
         self.journal.observe(lambda _groups, _bytes: observer())

@@ -502,15 +502,15 @@ class Mailbox:
             for row in rows
         ]
 
-    def newest_rows(self) -> Iterator[tuple[int, str]]:
-        """(position, event_hash) of the indexed messages, newest first."""
+    def rows_after(self, position: int) -> dict[int, tuple[str, str]]:
+        """(event_hash, timestamp) of the messages stored after a position, by position."""
         with self.reading() as connection:
-            for row in connection.execute(
-                select(messages.c.position, messages.c.event_hash).order_by(
-                    messages.c.position.desc()
+            rows = connection.execute(
+                select(messages.c.position, messages.c.event_hash, messages.c.timestamp).where(
+                    messages.c.position > position
                 )
-            ):
-                yield row.position, row.event_hash
+            ).all()
+        return {row.position: (row.event_hash, row.timestamp) for row in rows}
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:

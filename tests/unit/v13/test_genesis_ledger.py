@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from plugins.secure_chat.core.records import EventDraft
+from plugins.secure_chat.core.records import EventDraft, Head
 from plugins.secure_chat.errors import LedgerBroken, LedgerLocked, LedgerUnavailable
+from plugins.secure_chat.ledger.journal import START, Checkpoint
 from v13.ledger.genesis_ledger import GenesisEntry, GenesisLedger
 
 WALLET = "0x" + "ab" * 20
@@ -281,18 +282,27 @@ def test_the_journal_is_there_for_group_commit(ledger: GenesisLedger) -> None:
     assert ledger.journal is ledger.open()
 
 
-def test_the_first_to_open_may_replay_and_nobody_later(path: Path) -> None:
+def test_who_opens_it_later_is_given_the_same_records(path: Path) -> None:
     before = GenesisLedger(path)
     before.append_event("A", WALLET, {}, "")
+    first = before.journal.checkpoint
+    before.append_event("B", WALLET, {}, "")
+    end = before.journal.checkpoint.offset
     before.close()
-    ledger = GenesisLedger(path)
-    seen: list[int] = []
-    ledger.open(replay=lambda record, _end: seen.append(record.position))
-    assert seen == [1]
-    for late in (ledger, GenesisLedger(path)):
-        with pytest.raises(RuntimeError, match="open already"):
-            late.open(replay=lambda record, end: None)
+
+    def replayed(ledger: GenesisLedger, verified: Checkpoint = START) -> list[tuple[int, int]]:
+        seen: list[tuple[int, int]] = []
+        ledger.open(verified, lambda record, offset: seen.append((record.position, offset)))
+        return seen
+
+    ledger, other = GenesisLedger(path), GenesisLedger(path)
+    for opened in (ledger, ledger, other):
+        assert replayed(opened) == [(1, first.offset), (2, end)]
+        assert replayed(opened, first) == [(2, end)]
+    unknown = Checkpoint(Head(1, "0" * 128), first.offset)
+    assert replayed(other, unknown) == [(1, first.offset), (2, end)]
     ledger.close()
+    other.close()
 
 
 FIXTURES = Path(__file__).parents[4] / "shared" / "fixtures" / "ledgers"

@@ -27,7 +27,7 @@ from plugins.secure_chat.core.message_event import MessageKind
 from plugins.secure_chat.core.migration_event import MIGRATION, Counts, Migrations
 from plugins.secure_chat.core.records import EMPTY, Head, MalformedEvent
 from plugins.secure_chat.core.stage import ORDER, Stage, move
-from plugins.secure_chat.errors import LedgerBroken, MigrationRefused
+from plugins.secure_chat.errors import LedgerBroken, LedgerChanged, MigrationRefused
 from plugins.secure_chat.ledger.journal import Journal
 from plugins.secure_chat.mailbox.engine import engine_at
 from plugins.secure_chat.mailbox.store import Mailbox
@@ -282,15 +282,26 @@ def _adopt(journal: Journal, ledger: Path) -> None:
     )
 
 
+_ANOTHER: Final = (
+    "the database is of another ledger, or this one was cut: give each ledger its own database"
+)
+
+
 @contextlib.contextmanager
 def _opened(ledger: Path, engine: Engine) -> Iterator[tuple[Journal, Mailbox]]:
-    """The ledger locked and the mailbox level with it, as at a server's start."""
+    """The ledger locked and the mailbox level with it, as at a server's start.
+
+    Raises MigrationRefused where the ledger is not the mailbox's.
+    """
     mailbox = Mailbox(engine)
     try:
         index = Index(mailbox)
         journal = Journal.open(ledger, verified=index.start, replay=index.replay)
         try:
-            index.finish(journal.head)
+            try:
+                index.finish(journal.head)
+            except LedgerChanged:
+                raise MigrationRefused(_ANOTHER) from None
             mailbox.set_checkpoint(journal.checkpoint)
             yield journal, mailbox
         finally:
@@ -341,10 +352,7 @@ def _store(journal: Journal, mailbox: Mailbox) -> AdoptionStore:
     """The tables of this ledger's adoption. Raises MigrationRefused for those of another one."""
     store = AdoptionStore(mailbox)
     if not journal.bears_out(store.checkpoint):
-        raise MigrationRefused(
-            "the database has the migration of another ledger, or this one was cut: "
-            "give each ledger its own database"
-        )
+        raise MigrationRefused(_ANOTHER)
     return store
 
 

@@ -19,9 +19,10 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, get_args
 from urllib.parse import urlencode, urlsplit, urlunsplit
@@ -45,6 +46,7 @@ from plugins.secure_chat.client.errors import (
 )
 from plugins.secure_chat.client.login import Token, Tokens, TokenSource
 from plugins.secure_chat.client.registration import keep_prekeys, register
+from plugins.secure_chat.client.witness import LedgerWatch
 from plugins.secure_chat.core.frames import (
     Ack,
     Auth,
@@ -75,6 +77,7 @@ from plugins.secure_chat.crypto.frame import Frame
 from plugins.secure_chat.crypto.messenger import Message
 from plugins.secure_chat.crypto.roster import Roster
 from plugins.secure_chat.errors import Close, Code, SecureChatError
+from plugins.secure_chat.transparency.witness import Alarm
 
 log: Final = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -145,6 +148,10 @@ def _log_change(_: Contact) -> None:
     log.warning("client.identity_changed: nothing is sent to it before it is accepted")
 
 
+def _log_alarm(alarm: Alarm) -> None:
+    log.critical("client.alarm: %s", alarm)
+
+
 class ChatClient:
     """A wallet's device on a server. Use it as an async context manager, and iterate over it.
 
@@ -167,14 +174,19 @@ class ChatClient:
         backoff: Callable[[], Backoff] = Backoff,
         clock: Callable[[], float] = time.time,
         begin_again: bool = False,
+        ledger_watch: Path | None = None,
+        log_keys: Sequence[str] = (),
+        on_alarm: Callable[[Alarm], None] = _log_alarm,
     ) -> None:
         """``base_url``: ``http://host:port`` or https. The caller closes ``device`` afterwards.
 
         ``receipts``: tell senders when their messages arrive and are read; off unless the person
         wants it, for it tells when the person is there. ``on_identity_change``: a wallet's identity
         is not the one known; show the person the new safety number. ``begin_again``: make a state
-        that was restored from a backup usable (``Device.begin_again``). Raises StateRolledBack for
-        such a state without it.
+        that was restored from a backup usable (``Device.begin_again``). ``ledger_watch``: a file;
+        with it the server is held to its ACKs by the log's keys ``log_keys``, and ``on_alarm`` is
+        told of each promise that it broke (``LedgerWatch``). Raises StateRolledBack for a restored
+        state without ``begin_again``, and Alarm when the file was made for other keys.
         """
         parts = urlsplit(base_url)
         scheme = {"http": "ws", "https": "wss"}[parts.scheme]
@@ -192,6 +204,12 @@ class ChatClient:
         self._contacts: Final = Contacts(
             device, self._directory, monotonic=time.monotonic, on_change=on_identity_change
         )
+        self.watch: Final = (
+            None
+            if ledger_watch is None
+            else LedgerWatch(base_url, self._tokens, ledger_watch, keys=log_keys)
+        )
+        self._on_alarm: Final = on_alarm
         self._backoff: Final = backoff()
         self._asking: Final = backoff
         self._clock: Final = clock
@@ -265,6 +283,8 @@ class ChatClient:
             self._start(self._run())
             self._start(self._open_arrived())
             self._start(self._keep_prekeys())
+            if self.watch is not None:
+                self._start(self.watch.run(self._on_alarm))
         try:
             async with asyncio.timeout(within):
                 await self._ready.wait()
@@ -285,6 +305,8 @@ class ChatClient:
         for timer in self._timers:
             timer.cancel()
         await self._directory.close()
+        if self.watch is not None:
+            await self.watch.close()
 
     def _check_open(self) -> None:
         if self._ended is not None:
@@ -434,19 +456,20 @@ class ChatClient:
             return
         if message.hash != ack.hash:
             raise ProtocolViolation("an ACK is of another message than was sent")
+        receipt = Receipt(
+            ack.recipient,
+            ack.seq,
+            ack.hash,
+            ack.position,
+            ack.event_hash,
+            ack.timestamp,
+            ack.duplicate,
+        )
+        if self.watch is not None:
+            self.watch.note(receipt)
         answer = self._settle(key)
         if answer is not None and not answer.done():
-            answer.set_result(
-                Receipt(
-                    ack.recipient,
-                    ack.seq,
-                    ack.hash,
-                    ack.position,
-                    ack.event_hash,
-                    ack.timestamp,
-                    ack.duplicate,
-                )
-            )
+            answer.set_result(receipt)
 
     def _settle(self, key: _Key) -> asyncio.Future[Receipt] | None:
         """The server has decided on this message: who waits for it."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from base64 import b64decode, b64encode
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,12 +22,14 @@ from typing import Any, Final, NamedTuple, Protocol
 import httpx
 
 from plugins.secure_chat.client.errors import LoginRefused, ServerUnreachable
-from plugins.secure_chat.client.login import TokenSource
+from plugins.secure_chat.client.login import Tokens
 from plugins.secure_chat.core.dialects import parse
 from plugins.secure_chat.core.message_event import MalformedMessage, from_record
 from plugins.secure_chat.core.note import Checkpoint, NoteMalformed, parse_proof
 from plugins.secure_chat.transparency.keys import verifier
 from plugins.secure_chat.transparency.witness import Alarm, LogWitness
+
+log: Final = logging.getLogger(__name__)
 
 RETRY_SECONDS: Final = 5.0
 MAX_UNPROVEN: Final = 10_000  # receipts that wait for their proof; the oldest are kept
@@ -63,7 +66,7 @@ class LedgerWatch:
     def __init__(
         self,
         base_url: str,
-        token: TokenSource,
+        tokens: Tokens,
         path: Path,
         *,
         keys: Sequence[str] = (),
@@ -72,7 +75,7 @@ class LedgerWatch:
         """``path``: the file that must survive. ``keys``: the log's verifier keys, got from
         elsewhere; without them those that the server shows first are taken and kept for good.
         Raises Alarm when the file was made for other keys."""
-        self._token = token
+        self._tokens = tokens
         self._path = path
         self._http = httpx.AsyncClient(
             base_url=base_url.rstrip("/") + "/v1/chat",
@@ -116,25 +119,35 @@ class LedgerWatch:
         await self._settled.wait()
 
     async def run(self, on_alarm: Callable[[Alarm], None]) -> None:
-        """Prove what is noted, one after the other, until cancelled. A server out of reach is asked
-        again; each alarm is handed over, and its message is not asked for again."""
+        """Prove what is noted, one after the other, until cancelled.
+
+        A server out of reach is asked again; each alarm is handed over, and its message is not
+        asked for again. A file that cannot be written is said in the log, and ends nothing.
+        """
         try:
             while True:
                 while self._unproven:
                     try:
                         await self.prove(self._unproven[0])
-                    except ServerUnreachable:
+                    except (ServerUnreachable, LoginRefused) as error:
+                        log.info("ledger_watch.waiting reason=%s", error)
                         await asyncio.sleep(RETRY_SECONDS)
                         continue
                     except Alarm as alarm:
                         on_alarm(alarm)
                     self._unproven.popleft()
-                self._save()
+                self._keep()
                 self._filled.clear()
                 self._settled.set()
                 await self._filled.wait()
         finally:
+            self._keep()
+
+    def _keep(self) -> None:
+        try:
             self._save()
+        except OSError as error:
+            log.warning("ledger_watch.not_saved errno=%s", error.errno)
 
     async def prove(self, receipt: Acknowledgement) -> Checkpoint:
         """See the proof that this message is in the ledger, now. Returns the checkpoint it is in.
@@ -177,7 +190,7 @@ class LedgerWatch:
 
     async def close(self) -> None:
         """Keep what must survive, and disconnect."""
-        self._save()
+        self._keep()
         await self._http.aclose()
 
     async def _see(self, witness: LogWitness, seen: Checkpoint) -> None:
@@ -217,13 +230,18 @@ class LedgerWatch:
 
     async def _get(self, path: str) -> httpx.Response:
         """An answer that is one: anything else is ServerUnreachable, or LoginRefused."""
-        token = await self._token()
-        try:
-            answer = await self._http.get(path, headers={"Authorization": f"Bearer {token.value}"})
-        except httpx.TransportError as error:
-            raise ServerUnreachable(f"ledger: {type(error).__name__}") from None
-        if answer.status_code == 401:
-            raise LoginRefused("ledger: the server does not take the token")
+        for attempt in (1, 2):
+            token = await self._tokens.current()
+            headers = {"Authorization": f"Bearer {token.value}"}
+            try:
+                answer = await self._http.get(path, headers=headers)
+            except httpx.TransportError as error:
+                raise ServerUnreachable(f"ledger: {type(error).__name__}") from None
+            if answer.status_code != 401:
+                break
+            self._tokens.forget(token)  # it may have ended on the way: once more with another
+            if attempt == 2:
+                raise LoginRefused("ledger: the server does not take the token")
         if answer.status_code in (404, 429) or answer.status_code >= 500:
             raise ServerUnreachable(f"ledger: the server answered {answer.status_code}")
         return answer

@@ -109,7 +109,7 @@ class Hostile:
                 headers={name: headers[name] for name in wanted if name in headers},
             )
         text = answer.content
-        if answer.is_success:
+        if answer.is_success and answer.headers["content-type"] == "application/json":
             text = json.dumps(self.lie(path, answer.json())).encode()
         writer.write(
             b"HTTP/1.1 %d X\r\ncontent-type: %s\r\ncontent-length: %d\r\n"

@@ -18,13 +18,15 @@ import pytest
 
 from plugins.secure_chat import evidence
 from plugins.secure_chat.client.errors import LoginRefused, ServerUnreachable
-from plugins.secure_chat.client.login import Token
+from plugins.secure_chat.client.login import Token, Tokens
 from plugins.secure_chat.client.witness import LedgerWatch
 from plugins.secure_chat.core.note import Checkpoint, parse_proof
 from plugins.secure_chat.transparency.keyfile import open_signer
 from plugins.secure_chat.transparency.keys import CheckpointSigner
 from plugins.secure_chat.transparency.witness import Alarm
 from tests.plugin.chat_server import ALICE, BOB, CAROL, ChatServer, chat_server, message, token
+from tests.unit.client.conftest import Person, Server
+from tests.unit.client.hostile import Hostile
 
 LOG = "example.com/ledger"
 WAIT = 60.0  # seconds: only a failing test waits this long
@@ -64,7 +66,7 @@ class BetweenThem(httpx.AsyncBaseTransport):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatServer]:
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatServer]:
     folder = tmp_path_factory.mktemp("watched")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evidence, "LOG_INTERVAL", 0.02)  # proofs at once, so that tests are short
@@ -94,14 +96,14 @@ class Case:
 
     def watch(self, **given: Any) -> LedgerWatch:
         url = f"http://127.0.0.1:{self.server.port}"
-        watch = LedgerWatch(url, own_token, self.path, transport=self.between, **given)
+        watch = LedgerWatch(url, Tokens(own_token), self.path, transport=self.between, **given)
         self.watches.append(watch)
         return watch
 
 
 @pytest.fixture
-async def case(server: ChatServer, tmp_path: Path) -> AsyncIterator[Case]:
-    case = Case(server, tmp_path / "witness.json")
+async def case(watched: ChatServer, tmp_path: Path) -> AsyncIterator[Case]:
+    case = Case(watched, tmp_path / "witness.json")
     yield case
     for watch in case.watches:
         await watch.close()
@@ -291,3 +293,43 @@ async def test_anothers_message_cannot_be_proven_as_ones_own(case: Case) -> None
     names = ("position", "event_hash", "recipient", "seq", "hash")
     with pytest.raises(Alarm, match="does not show"):
         await case.watch().prove(Acknowledged(**{name: theirs[name] for name in names}))
+
+
+# -- in a client -----------------------------------------------------------------------------------
+
+People = tuple[Person, Person, Person]
+
+
+async def test_a_client_has_its_acknowledged_messages_proven(
+    shared_server: Server, people: People, tmp_path: Path
+) -> None:
+    alice, bob, _ = people
+    alarms: list[Alarm] = []
+    given: dict[str, Any] = {"ledger_watch": tmp_path / "watch.json", "on_alarm": alarms.append}
+    async with bob.client(shared_server.url), alice.client(shared_server.url, **given) as client:
+        receipts = [await client.send(bob.wallet, b"hello") for _ in range(3)]
+        assert client.watch is not None
+        await asyncio.wait_for(client.watch.settled(), WAIT)
+        seen = client.watch.checkpoint
+    assert seen is not None
+    assert seen.size >= receipts[-1].position
+    assert alarms == []
+
+
+async def test_a_client_that_was_told_another_record_raises_the_alarm(
+    hostile: Hostile, people: People, tmp_path: Path
+) -> None:
+    def another_hash(frame: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{**frame, "event_hash": "0" * 128} if frame["type"] == "ACK" else frame]
+
+    alice, bob, _ = people
+    alarms: list[Alarm] = []
+    given: dict[str, Any] = {"ledger_watch": tmp_path / "watch.json", "on_alarm": alarms.append}
+    hostile.deliver = another_hash
+    async with bob.client(hostile.url), alice.client(hostile.url, **given) as client:
+        await client.send(bob.wallet, b"hello")
+        assert client.watch is not None
+        await asyncio.wait_for(client.watch.settled(), WAIT)
+    assert [str(alarm) for alarm in alarms] == [
+        "the record at this position is not the one that was acknowledged"
+    ]

@@ -39,6 +39,8 @@ const PUBLISHED = 50;
 /** Signed prekeys are in force for a week. */
 const ROTATION = 7 * 24 * 3600 * 1000;
 const ROTATED_AT = "prekeys/rotated-at";
+/** There from a rotation until the directory has it. */
+const UNPUBLISHED = "prekeys/unpublished";
 /** Of one field of an answer: a certificate with its endorsement is the longest. */
 const MAX_FIELD = 16_384;
 
@@ -151,13 +153,22 @@ export async function keepPrekeysInStock(
   now: number,
 ): Promise<void> {
   const [rotated] = await messenger.kept(ROTATED_AT);
+  const [unpublished] = await messenger.kept(UNPUBLISHED);
   const at = rotated === undefined ? null : new Reader(rotated.value).u64();
   const rotate = at === null || now - at > ROTATION;
   const { oneTime, oneTimeKem } = await directory.prekeyStock(messenger.device);
-  if (!rotate && Math.min(oneTime, oneTimeKem) >= LOW_STOCK) return;
-  const publication = await messenger.publishPrekeys({ oneTime: PUBLISHED, rotate });
+  const stocked = Math.min(oneTime, oneTimeKem) >= LOW_STOCK;
+  if (stocked && !rotate && unpublished === undefined) return;
+  // A rotation that did not reach the directory is published again, not done again: a second one
+  // would drop the keys that the directory still hands out.
+  const rotation = [
+    { name: ROTATED_AT, value: u64(now) },
+    { name: UNPUBLISHED, value: u8(1) },
+  ];
+  const keep = rotate ? rotation : [];
+  const publication = await messenger.publishPrekeys({ oneTime: PUBLISHED, rotate, keep });
   await directory.publishPrekeys(messenger.device, publication);
-  if (rotate) await messenger.keep([{ name: ROTATED_AT, value: u64(now) }]);
+  await messenger.keep([{ name: UNPUBLISHED, value: null }]);
 }
 
 /** What a further device tells of itself: `u8 2 ‖ wallet ‖ device ‖ Ed25519 ‖ X25519 ‖ ML-DSA-65`. */

@@ -340,12 +340,17 @@ export class Messenger {
    * `rotate`.
    *
    * The secrets are kept before this resolves. The signed and last-resort prekeys before the current
-   * ones stay valid until the next rotation; the caller should rotate weekly.
+   * ones stay valid until the next rotation; the caller should rotate weekly. `keep`: entries that are
+   * kept with the secrets.
    */
   async publishPrekeys(
-    options: { readonly oneTime?: number; readonly rotate?: boolean } = {},
+    options: {
+      readonly oneTime?: number;
+      readonly rotate?: boolean;
+      readonly keep?: readonly ArchiveEntry[];
+    } = {},
   ): Promise<Publication> {
-    const { oneTime = MAX_ONE_TIME, rotate = false } = options;
+    const { oneTime = MAX_ONE_TIME, rotate = false, keep = [] } = options;
     if (!Number.isInteger(oneTime) || oneTime < 0 || oneTime > MAX_ONE_TIME) {
       throw new CryptoError("refused", `at most ${MAX_ONE_TIME} one-time prekeys of a kind`);
     }
@@ -372,6 +377,7 @@ export class Messenger {
       );
       for (const one of secrets) records.put(prekeyName(one.kind, one.id), one.secret);
       putCounters(records, { ...counters, next: first + kinds.length });
+      putEntries(records, keep);
       for (const kind of [ONE_TIME, ONE_TIME_KEM] as const) {
         const kept = await records.names(prekeyPrefix(kind));
         const surplus = kept.length + oneTime - MAX_ONE_TIME_KEPT;

@@ -167,6 +167,25 @@ test("prekeys are published when few are left, and not before", async () => {
   expect(after.signed.id).toBeGreaterThan(before.signed.id);
 });
 
+test("a rotation that does not reach the server drops nothing that it still hands out", async () => {
+  const messenger = await alice.open();
+  const claimed = await bob.client(alice.key.wallet);
+  const frame = await claimed.encrypt("by the prekeys of before");
+  const week = Date.now() + 8 * 24 * 3600 * 1000;
+  const cut = alice.directory();
+  cut.publishPrekeys = () => Promise.reject(new DirectoryError(0, "", null));
+  for (let attempt = 0; attempt < 3; attempt++) {
+    await expect(keepPrekeysInStock(messenger, cut, week)).rejects.toMatchObject({ status: 0 });
+  }
+  const directory = alice.directory();
+  const [before] = await bob.directory().claim(alice.key.wallet, [messenger.device]);
+  await keepPrekeysInStock(messenger, directory, week);
+  const [after] = await bob.directory().claim(alice.key.wallet, [messenger.device]);
+  expect(after?.signed.id).toBeGreaterThan(before?.signed.id ?? 0);
+  const theirs = await alice.client(bob.key.wallet);
+  expect((await theirs.decrypt(frame)).text).toBe("by the prekeys of before");
+});
+
 test("a further device is certified by hand, and reads from then on", async () => {
   const first = await alice.open();
   const second = await Browser.of(alice.key);

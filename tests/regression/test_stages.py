@@ -9,7 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pluggy
 import pytest
+from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
+from fastapi.testclient import TestClient
 from websockets.exceptions import InvalidStatus
 
 from plugins.secure_chat.audit import audit_ledger
@@ -27,10 +30,14 @@ from tests.plugin.chat_server import (
     DidNotStart,
     message,
     serving,
+    token,
 )
 from tests.regression.legacy_server import LegacyClient, at_stage, move_stage
 from v13.ATLAS.src.main import create_app
+from v13.ATLAS.src.plugins.install import install
 from v13.ATLAS.src.settings import HostSettings
+
+hookimpl = pluggy.HookimplMarker("atlas")
 
 DARK = (Stage.LEGACY, Stage.SHADOW)
 TAKEN_OVER = (Stage.DUAL, Stage.V2)
@@ -260,3 +267,48 @@ def test_a_host_without_a_legacy_route_of_its_own_answers_404_in_the_dark(tmp_pa
         assert legacy.ask(ALICE, "GET", "/nothing").status_code == 404
         assert legacy.ask(ALICE, "PATCH", "/threads").status_code == 405
         assert server.http.get("/v1/chat/nothing").status_code == 404
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_in_a_foreign_application_its_own_route_answers_or_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: Stage
+) -> None:
+    """docs/migrating.md: ``install`` before the router that is replaced, which stays as it is."""
+    app = FastAPI()
+
+    class Operator:
+        @hookimpl
+        def atlas_legacy_stage(self) -> str:
+            return stage
+
+    monkeypatch.setenv("JWT_SECRET", SECRET)
+    install(app, [Operator()], data_dir=tmp_path, ledger_path=tmp_path / "ledger.jsonl")
+    theirs = APIRouter(prefix="/secure-chat")
+
+    @theirs.get("/threads")
+    def list_threads(request: Request, response: Response) -> dict[str, Any]:
+        if "authorization" not in request.headers:
+            raise HTTPException(401, "theirs", {"WWW-Authenticate": "Bearer"})
+        response.headers["X-Host"] = "theirs"
+        return {"threads": [], "total": 0}
+
+    @theirs.post("/threads", status_code=201)
+    async def create_thread(request: Request) -> dict[str, Any]:
+        return {"thread_id": "theirs", "asked": await request.json()}
+
+    app.include_router(theirs)
+    headers = {"Authorization": f"Bearer {token(ALICE)}"}
+    with TestClient(app) as client:
+        listed = client.get("/secure-chat/threads", headers=headers)
+        made = client.post("/secure-chat/threads", headers=headers, json={"participants": [BOB]})
+        refused = client.get("/secure-chat/threads")
+    if stage.is_dark:
+        assert (listed.headers["x-host"], listed.json()["total"]) == ("theirs", 0)
+        assert (made.status_code, made.json()["asked"]) == (201, {"participants": [BOB]})
+        assert (refused.status_code, refused.json()) == (401, {"detail": "theirs"})
+    elif stage is Stage.RETIRED:
+        assert {listed.status_code, made.status_code, refused.status_code} == {410}
+    else:
+        assert "x-host" not in listed.headers
+        assert made.json()["participants"] == [BOB, ALICE]
+        assert refused.json()["code"] == "unauthorized"

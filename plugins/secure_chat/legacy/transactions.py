@@ -74,7 +74,8 @@ class Mirror:
 
     async def catch_up(self) -> None:
         """Append all that is committed and not there. Raises what the host's records raise."""
-        mailbox, end = self._service.mailbox, self._service.ledger.checkpoint.head.position
+        # What is delivered is stored, and so is all before it; the ledger may be ahead of that.
+        mailbox, end = self._service.mailbox, self._service.delivered_position
 
         def some() -> bool:
             cursor = self._cursor = max(self._cursor, self._transactions.mirrored_position)

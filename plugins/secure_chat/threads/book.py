@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from plugins.secure_chat.core.envelope import Envelope
-from plugins.secure_chat.core.thread import Thread, ThreadEvent, admit, fold, is_thread
+from plugins.secure_chat.core.thread import Change, Thread, ThreadEvent, admit, fold, is_thread
 from plugins.secure_chat.mailbox.store import Mailbox
 
 MAX_THREADS: Final = 10_000  # kept in memory, of at most 101 members each; others are read again
@@ -68,12 +68,19 @@ class ThreadBook:
                 self._threads.move_to_end(thread)
         self._forget_oldest(len(ids))
 
-    def apply(self, event: ThreadEvent, position: int) -> Thread:
-        """Take in an event that is durable. Raises as ``fold`` for one that was not decided on."""
-        thread = fold(self._threads.get(event.thread), event, position)
-        self._threads[event.thread] = thread
+    def apply(self, event: ThreadEvent, position: int) -> Thread | None:
+        """Take in an event that is durable: the thread after it.
+
+        None when the thread is not in memory any more, as after a mailbox that could not be written
+        for long; then it is read from there, and the event with it. Raises as ``fold`` for an event
+        that was not decided on.
+        """
         self._changed = position
-        return thread
+        state = self._threads.get(event.thread)
+        if state is None and event.change is not Change.CREATED:
+            return None
+        self._threads[event.thread] = fold(state, event, position)
+        return self._threads[event.thread]
 
     @contextmanager
     def holding(self, thread: str) -> Iterator[None]:

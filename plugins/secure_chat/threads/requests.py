@@ -189,7 +189,9 @@ class Threads:
 
         def apply(receipt: Receipt) -> None:
             assert event is not None  # noqa: S101 (decided before it was committed)
-            self._tell(event, self._book.apply(event, receipt.position))
+            state = self._book.apply(event, receipt.position)
+            if state is not None:
+                self._tell(event, state)
 
         def store(receipt: Receipt) -> None:
             assert event is not None  # noqa: S101 (decided before it was committed)

@@ -27,7 +27,7 @@ def _runtime(host: Any) -> Runtime:
     runtime = _runtimes.get(id(host.hook))
     if runtime is None:
         given = host.settings.get("secure_chat")
-        settings = given if isinstance(given, Settings) else Settings()
+        settings = given if isinstance(given, Settings) else Settings.of_environment()
         runtime = _runtimes[id(host.hook)] = Runtime(host, settings)
     return runtime
 

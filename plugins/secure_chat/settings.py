@@ -7,17 +7,35 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from pydantic import AwareDatetime, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AwareDatetime, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from plugins.secure_chat.core.envelope import MAX_CIPHERTEXT
 from plugins.secure_chat.core.stage import Stage
+from plugins.secure_chat.errors import ConfigurationError
 
 
 class Settings(BaseSettings):
     """What an operator may set. Units are in the names or the descriptions."""
 
     model_config = SettingsConfigDict(env_prefix="SECURE_CHAT_", extra="ignore")
+
+    @classmethod
+    def of_environment(cls) -> Settings:
+        """The environment's. Raises ConfigurationError, one line, which names the variables and
+        never their values."""
+        try:
+            return cls()
+        except ValidationError as error:
+            faults = (
+                f"{_variable(str(fault['loc'][0]))}: {fault['msg']}" for fault in error.errors()
+            )
+            raise ConfigurationError("; ".join(faults)) from None
+        except SettingsError:
+            # Only lists are written in JSON here, and there is one.
+            raise ConfigurationError(
+                'SECURE_CHAT_ORIGINS: must be a JSON list, ["https://…"]'
+            ) from None
 
     jwt_secret: str = Field(default="", validation_alias="JWT_SECRET", repr=False)
     insecure_dev: bool = False
@@ -57,3 +75,8 @@ class Settings(BaseSettings):
     )
     claim_burst: int = Field(default=400, ge=64, description="Bundles at once")
     retention_days: float | None = Field(default=None, gt=0, description="None keeps ciphertext")
+
+
+def _variable(name: str) -> str:
+    """The environment variable of a field, which validation may name by its alias."""
+    return name if name.isupper() else f"SECURE_CHAT_{name.upper()}"

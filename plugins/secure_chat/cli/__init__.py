@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from plugins.secure_chat import __version__
@@ -13,7 +15,6 @@ from plugins.secure_chat.cli.rewards import rewards
 from plugins.secure_chat.cli.serve import serve
 
 app = typer.Typer(
-    help="End-to-end encrypted chat on a durable ledger.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
@@ -26,11 +27,24 @@ app.command("bench")(bench)
 app.add_typer(migrate, name="migrate")
 
 
-@app.command("version")
-def version() -> None:
-    """Print the version."""
-    typer.echo(__version__)
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def secure_chat(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """End-to-end encrypted chat on a durable ledger.
+
+    `serve` runs it, `demo` shows it, `audit` and `rewards` read a ledger without a server.
+    """
 
 
 def main() -> None:
-    app()
+    app(prog_name="secure-chat")

@@ -9,6 +9,7 @@ import gc
 import importlib
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -16,7 +17,7 @@ from typing import Annotated, Any, Final
 import typer
 import uvicorn
 
-from plugins.secure_chat.errors import LedgerBroken, SecureChatError
+from plugins.secure_chat.errors import ConfigurationError, LedgerBroken, SecureChatError
 from plugins.secure_chat.logs import configure
 from plugins.secure_chat.transport.corked_protocol import CorkedProtocol
 
@@ -49,7 +50,7 @@ class _StartupErrors:
 
     def __init__(self, app: Any) -> None:
         self._app = app
-        self.error: SecureChatError | None = None
+        self.error: SecureChatError | OSError | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":
@@ -57,16 +58,45 @@ class _StartupErrors:
             return
 
         async def without_traceback(message: Any) -> None:
-            expected = isinstance(sys.exc_info()[1], SecureChatError)
+            expected = isinstance(sys.exc_info()[1], (SecureChatError, OSError))
             if message["type"] == "lifespan.startup.failed" and expected:
                 message = {"type": message["type"], "message": ""}
             await send(message)
 
         try:
             await self._app(scope, receive, without_traceback)
-        except SecureChatError as error:
+        except (SecureChatError, OSError) as error:
             self.error = error
             raise
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket at the address: a port that is taken is told before anything is opened."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigurationError(f"no address to listen on: {host}: {error.strerror}") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+    return listener
+
+
+def _refused(error: Exception) -> typer.Exit:
+    """Say in one line why nothing starts."""
+    text = str(error)
+    if isinstance(error, OSError):
+        text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+    elif isinstance(error, LedgerBroken):
+        text += "; nothing was written. `secure-chat audit` shows what is there"
+    typer.echo(f"secure-chat: {text}", err=True)
+    return typer.Exit(2)
 
 
 def _exit_cleanly(_signal: int, _frame: object) -> None:
@@ -94,9 +124,9 @@ def serve(
         os.environ["ATLAS_INSECURE_DEV"] = os.environ["SECURE_CHAT_INSECURE_DEV"] = "true"
     try:
         app = _StartupErrors(importlib.import_module(HOST_APP).create_app(plugins=[PLUGIN]))
+        listener = _bound(host, port)
     except (SecureChatError, ValueError, OSError) as error:
-        typer.echo(f"secure-chat: {error}", err=True)
-        raise typer.Exit(2) from None
+        raise _refused(error) from None
     config = uvicorn.Config(
         app,
         host=host,
@@ -112,13 +142,10 @@ def serve(
     signal.signal(signal.SIGTERM, _exit_cleanly)
     server = _Announcing(config)
     try:
-        server.run()
+        with listener:
+            server.run([listener])
     except SystemExit as stop:
         if app.error is None:
             raise typer.Exit(int(stop.code or 0)) from None
     if app.error is not None:
-        advice = ""
-        if isinstance(app.error, LedgerBroken):
-            advice = "; nothing was written. `secure-chat audit` shows what is there"
-        typer.echo(f"secure-chat: {app.error}{advice}", err=True)
-        raise typer.Exit(2)
+        raise _refused(app.error)

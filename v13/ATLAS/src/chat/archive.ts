@@ -1,0 +1,114 @@
+/**
+ * What this browser keeps of its conversations: entries of the sealed store, their names and forms.
+ *
+ * Names sort as the ledger does: `chat/<peer>/<position, 16 digits>`. What is not in the ledger yet is
+ * under `waiting/<peer>/<seq>`; what may not be opened yet under `held/<peer>/<position>`.
+ */
+import type { Bytes } from "../security/bytes";
+import { CryptoError } from "../security/errors";
+import type { ArchiveEntry } from "../security/messenger";
+import type { Continuity } from "../security/streams";
+
+/**
+ * How far a message of one's own has come. *sending*: kept here, to be sent until it is
+ * acknowledged. *committed*: durably in the ledger. *delivered* and *read*: as the recipient's client
+ * says. *failed*: the server refused it for good, and nothing was sent.
+ */
+export type SendState = "sending" | "committed" | "delivered" | "read" | "failed";
+
+/** A line of a conversation. */
+export interface ChatEntry {
+  /** Unique in its conversation, and the same over reloads. */
+  readonly id: string;
+  readonly direction: "out" | "in";
+  /** Empty where `problem` says why there is none to show. */
+  readonly text: string;
+  readonly device: string;
+  readonly seq: number;
+  /** Seconds, by the sender's clock: for people, nothing is ordered by it. */
+  readonly ts: number;
+  /** Null until the ledger has it. */
+  readonly position: number | null;
+  /** Of one's own messages; *committed* for the others. */
+  readonly state: SendState;
+  /** How it follows the one before: *gap* and *late* must be shown. */
+  readonly continuity: Continuity | null;
+  /** A code: why it failed, or why it is not shown. */
+  readonly problem: string | null;
+}
+
+/** A conversation in the list. */
+export interface ConversationSummary {
+  readonly peer: string;
+  readonly unread: number;
+  /** The newest message: its text, and its time in seconds. */
+  readonly preview: string;
+  readonly ts: number;
+  /** Of the newest message, for the order of the list; messages that wait come first. */
+  readonly position: number;
+  /** The peer's identity has changed and nobody has accepted it. */
+  readonly changed: boolean;
+}
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
+const DIGITS = 16;
+
+export const CURSOR = "cursor";
+export const SETTINGS = "settings";
+export const CONVERSATIONS = "conversation/";
+
+function numbered(prefix: string, number: number): string {
+  return prefix + String(number).padStart(DIGITS, "0");
+}
+
+export function conversationName(peer: string): string {
+  return CONVERSATIONS + peer;
+}
+
+export function chatPrefix(peer: string): string {
+  return `chat/${peer}/`;
+}
+
+export function chatName(peer: string, position: number): string {
+  return numbered(chatPrefix(peer), position);
+}
+
+export function waitingPrefix(peer: string): string {
+  return `waiting/${peer}/`;
+}
+
+export function waitingName(peer: string, seq: number): string {
+  return numbered(waitingPrefix(peer), seq);
+}
+
+export function heldPrefix(peer: string): string {
+  return `held/${peer}/`;
+}
+
+export function heldName(peer: string, position: number): string {
+  return numbered(heldPrefix(peer), position);
+}
+
+/** An entry that keeps `value`, which must be JSON. */
+export function kept(name: string, value: unknown): ArchiveEntry {
+  return { name, value: encoder.encode(JSON.stringify(value)) };
+}
+
+/** An entry that removes what is kept. */
+export function gone(name: string): ArchiveEntry {
+  return { name, value: null };
+}
+
+/**
+ * What `kept` was given; the caller names its type. The store has authenticated the bytes: they are
+ * this client's own.
+ */
+// eslint-disable-next-line @typescript-eslint/no-unnecessary-type-parameters -- a named cast
+export function read<T>(value: Bytes): T {
+  try {
+    return JSON.parse(decoder.decode(value)) as T;
+  } catch {
+    throw new CryptoError("state_unreadable", "an entry of the archive is not JSON");
+  }
+}

@@ -1,0 +1,127 @@
+/** The devices of both sides, and adding one of one's own. */
+import { type ReactNode, type SyntheticEvent, useEffect, useId, useState } from "react";
+
+import type { ChatSession } from "../chat/session";
+import { fromBase64, toBase64 } from "../security/bytes";
+import { answerRequest } from "../security/enrolment";
+import { CryptoError } from "../security/errors";
+import type { Roster } from "../security/roster";
+import styles from "./DeviceList.module.css";
+import { Dialog } from "./Dialog";
+import theme from "./theme.module.css";
+import { problemText, shortWallet } from "./words";
+
+export interface DeviceListProps {
+  readonly session: ChatSession;
+  readonly peer: string;
+  readonly onClose: () => void;
+}
+
+type Side = { readonly wallet: string; readonly roster: Roster | null } | null;
+
+async function side(session: ChatSession, wallet: string): Promise<Side> {
+  return { wallet, roster: (await session.contact(wallet))?.roster ?? null };
+}
+
+export function DeviceList({ session, peer, onClose }: DeviceListProps): ReactNode {
+  const [sides, setSides] = useState<readonly Side[]>([null, null]);
+  const [failed, setFailed] = useState(false);
+  useEffect(() => {
+    let wanted = true;
+    Promise.all([side(session, session.wallet), side(session, peer)]).then(
+      (found) => {
+        if (wanted) setSides(found);
+      },
+      () => {
+        if (wanted) setFailed(true);
+      },
+    );
+    return () => {
+      wanted = false;
+    };
+  }, [session, peer]);
+  return (
+    <Dialog title="Devices" onClose={onClose}>
+      <p>Messages are encrypted for these devices and for no others.</p>
+      {failed && <p role="alert">The key directory could not be asked.</p>}
+      {["You", shortWallet(peer)].map((who, index) => (
+        <section key={who}>
+          <h3 className={styles["who"]}>{who}</h3>
+          <Devices side={sides[index] ?? null} own={session.messenger.device} />
+        </section>
+      ))}
+      <AddDevice session={session} />
+    </Dialog>
+  );
+}
+
+function Devices({ side, own }: { readonly side: Side; readonly own: string }): ReactNode {
+  if (side === null) return <p>…</p>;
+  if (side.roster === null) return <p>None yet.</p>;
+  const { roster } = side;
+  const active = new Set(roster.active.map((one) => one.device));
+  return (
+    <ul className={styles["devices"]}>
+      {roster.certificates.map(({ device }) => (
+        <li key={device}>
+          <code>{device}</code>
+          {device === own && " (this browser)"}
+          {!active.has(device) && " (revoked)"}
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+/** Answering the request that a further device of one's own shows. */
+function AddDevice({ session }: { readonly session: ChatSession }): ReactNode {
+  const [request, setRequest] = useState("");
+  const [answer, setAnswer] = useState<string | null>(null);
+  const [problem, setProblem] = useState<string | null>(null);
+  const field = useId();
+
+  async function submit(event: SyntheticEvent): Promise<void> {
+    event.preventDefault();
+    setProblem(null);
+    const bytes = fromBase64(request.trim());
+    try {
+      if (bytes === null) throw new CryptoError("decode", "not base64");
+      setAnswer(toBase64(await answerRequest(session.messenger, bytes)));
+    } catch (error) {
+      if (!(error instanceof CryptoError)) throw error;
+      setProblem(
+        error.code === "decode" ? "This is not a device's request." : problemText(error.code),
+      );
+    }
+  }
+
+  return (
+    <form
+      className={styles["add"]}
+      onSubmit={(event) => {
+        submit(event).catch(reportError);
+      }}
+    >
+      <h3 className={styles["who"]}>Add a device of yours</h3>
+      <label htmlFor={field}>The request that it shows</label>
+      <textarea
+        id={field}
+        rows={3}
+        value={request}
+        onChange={(event) => {
+          setRequest(event.target.value);
+        }}
+      />
+      {problem !== null && <p role="alert">{problem}</p>}
+      <button type="submit" className={theme["button"]} disabled={request.trim() === ""}>
+        Make the answer
+      </button>
+      {answer !== null && (
+        <p>
+          Carry this answer back to the new device, and only there:
+          <output className={styles["answer"]}>{answer}</output>
+        </p>
+      )}
+    </form>
+  );
+}

@@ -1,0 +1,77 @@
+/** What codes mean to a person: one sentence, and what to do where there is something to do. */
+import type { ChatEntry } from "../chat/archive";
+
+const WHY_NOT_SHOWN: Readonly<Record<string, string>> = {
+  unknown_session: "This message cannot be read on this device. Ask for it to be sent again.",
+  unknown_prekey: "This message cannot be read on this device. Ask for it to be sent again.",
+  too_many_skipped: "This message cannot be read: too many before it are missing. Ask for it again.",
+  not_addressed: "This message was not encrypted for this device.",
+  replayed: "The server delivered a message a second time. It is not shown again.",
+  device_revoked: "A message from a device that was revoked. It is not shown.",
+  not_certified: "A message from a device that is not certified. It is not shown.",
+};
+
+const WHY_NOT_SENT: Readonly<Record<string, string>> = {
+  bad_signature: "the server did not accept this device's signature",
+  unknown_device: "this device is not registered any more",
+  not_a_member: "the server does not let you write here",
+  message_too_large: "it is too long",
+  invalid_message: "the server could not read it",
+  hash_mismatch: "it was damaged on its way",
+};
+
+const PROBLEMS: Readonly<Record<string, string>> = {
+  identity_changed: "The safety number has changed. Compare it before you write.",
+  not_certified: "This wallet has not set up secure chat, so nothing can be encrypted for it yet.",
+  refused: "There is no device to encrypt to.",
+  content_too_large: "The message is too long.",
+  state_rolled_back: "This browser's keys are an old copy. Nothing is sent until you begin again.",
+  state_unreadable: "What this browser has kept cannot be read.",
+  storage: "The browser could not keep the message. Is its storage full?",
+  device_revoked: "This device was revoked. It can neither read nor write any more.",
+  unauthorized: "Your login is no longer valid. Log in again.",
+  unreachable: "The server does not answer.",
+  refused_by_wallet: "Your wallet did not sign.",
+  rate_limited: "Too many requests. Wait a moment.",
+};
+
+/** Why an entry is not shown. */
+export function whyNotShown(code: string): string {
+  return WHY_NOT_SHOWN[code] ?? `A message that could not be verified (${code}). It is not shown.`;
+}
+
+/** What is wrong, for a code of the protocol or of the wire. */
+export function problemText(code: string): string {
+  return PROBLEMS[code] ?? `Something went wrong (${code}).`;
+}
+
+/** How far a message of one's own has come; the truth, as far as it is known here. */
+export function stateText(entry: ChatEntry): string {
+  const at = entry.position === null ? "" : `, ledger position ${entry.position}`;
+  switch (entry.state) {
+    case "sending":
+      return "Sending";
+    case "committed":
+      return `In the ledger${at}`;
+    case "delivered":
+      return `Delivered${at}`;
+    case "read":
+      return `Read${at}`;
+    case "failed":
+      return `Not sent: ${WHY_NOT_SENT[entry.problem ?? ""] ?? entry.problem ?? "refused"}`;
+  }
+}
+
+/** What must be said before an entry; null when it follows as it should. */
+export function continuityText(entry: ChatEntry): string | null {
+  if (entry.continuity === "gap") {
+    return "One or more messages before this one are missing: lost, withheld, or late.";
+  }
+  if (entry.continuity === "late") return "This message was missing and came late.";
+  return null;
+}
+
+/** A wallet, short enough for a line: its beginning and its end. */
+export function shortWallet(wallet: string): string {
+  return wallet.length > 15 ? `${wallet.slice(0, 8)}…${wallet.slice(-6)}` : wallet;
+}

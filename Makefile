@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help setup demo test bench lock clean
+.PHONY: help setup demo client test bench lock clean
 help:            ## what can be made
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -18,6 +18,10 @@ setup: $(BIN)/secure-chat ## the virtual environment with pinned dependencies
 
 demo: setup      ## two wallets chat through a real server; then the ledger, the audit, the rewards
 	$(BIN)/secure-chat demo
+
+client:          ## build the web client, where Node is: served by `demo --keep` and `serve --with-client`
+	@command -v npm > /dev/null || { echo "the web client needs Node 20.19 or newer with npm"; exit 1; }
+	cd v13/ATLAS && npm ci --silent --no-audit --no-fund && npm run --silent build
 
 test: setup      ## everything that can run on this machine (tox)
 	$(BIN)/tox run

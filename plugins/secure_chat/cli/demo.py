@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from plugins.secure_chat.audit import Report, audit_ledger
+from plugins.secure_chat.cli.serve import BUILT_CLIENT
 from plugins.secure_chat.client import (
     ChatClient,
     Contact,
@@ -47,6 +48,7 @@ from plugins.secure_chat.crypto.errors import IdentityChanged
 from plugins.secure_chat.crypto.safety import grouped
 from plugins.secure_chat.errors import SecureChatError
 from plugins.secure_chat.rewards import fold_ledger
+from plugins.secure_chat.web_client import NOT_BUILT, WebClient
 
 START_SECONDS: Final = 20.0
 STOP_SECONDS: Final = 15.0
@@ -159,7 +161,7 @@ def _server(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
         ),
     }
     environment.pop("GENESIS_LEDGER_PATH", None)  # the demo writes into no ledger but its own
-    command = [sys.executable, "-m", "plugins.secure_chat", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "plugins.secure_chat", "serve", "--port", "0", "--with-client"]
     log = folder / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 (our own command)
@@ -195,7 +197,12 @@ def _address(process: subprocess.Popen[str], log: Path) -> str:
 
 
 def _wait(process: subprocess.Popen[str], play: Play, folder: Path, console: Console) -> None:
-    console.print(f"\nThe server is up at {play.address}; its data is in {folder}. Ctrl-C ends it.")
+    client = NOT_BUILT
+    if WebClient(BUILT_CLIENT).built:
+        client = "Open it in a browser, in two windows, to chat"
+    console.print(
+        f"\nThe server is up at {play.address}; its data is in {folder}. {client}. Ctrl-C ends it."
+    )
     try:
         code = process.wait()
     except KeyboardInterrupt:

@@ -20,9 +20,11 @@ import uvicorn
 from plugins.secure_chat.errors import ConfigurationError, LedgerBroken, SecureChatError
 from plugins.secure_chat.logs import configure
 from plugins.secure_chat.transport.corked_protocol import CorkedProtocol
+from plugins.secure_chat.web_client import NOT_BUILT, WebClient
 
 HOST_APP: Final = "v13.ATLAS.src.main"
 PLUGIN: Final = "plugins.secure_chat.plugin"
+BUILT_CLIENT: Final = Path(__file__).resolve().parents[3] / "v13" / "ATLAS" / "dist"
 # A message of 1 MiB in base64 and its other fields; what is larger is closed with 1009.
 LARGEST_FRAME: Final = (1 << 20) * 4 // 3 + 65_536
 COLLECT_EVERY: Final = 50_000  # container objects made and kept: a few MiB
@@ -114,6 +116,12 @@ def serve(
         bool, typer.Option("--insecure-dev", help="Accept a weak JWT_SECRET. Never in production.")
     ] = False,
     json_logs: Annotated[bool, typer.Option("--json-logs", help="One JSON object a line.")] = False,
+    with_client: Annotated[
+        bool, typer.Option("--with-client", help="Serve the web client at / (`make client`).")
+    ] = False,
+    client_dir: Annotated[
+        Path, typer.Option(help="Where the web client was built.", show_default=False)
+    ] = BUILT_CLIENT,
 ) -> None:
     """Serve an ATLAS API with chat. SIGTERM drains and exits 0."""
     configure(as_json=json_logs)
@@ -122,8 +130,14 @@ def serve(
         os.environ["GENESIS_LEDGER_PATH"] = str(ledger)
     if insecure_dev:
         os.environ["ATLAS_INSECURE_DEV"] = os.environ["SECURE_CHAT_INSECURE_DEV"] = "true"
+    plugins: list[object] = [PLUGIN]
+    if with_client:
+        client = WebClient(client_dir)
+        plugins.append(client)
+        if not client.built:
+            typer.echo(f"secure-chat: {NOT_BUILT}", err=True)
     try:
-        app = _StartupErrors(importlib.import_module(HOST_APP).create_app(plugins=[PLUGIN]))
+        app = _StartupErrors(importlib.import_module(HOST_APP).create_app(plugins=plugins))
         listener = _bound(host, port)
     except (SecureChatError, ValueError, OSError) as error:
         raise _refused(error) from None

@@ -1,0 +1,170 @@
+/** Two panes: the conversations, and the open one. The open one stands in the page's fragment. */
+import { type ReactNode, useCallback, useEffect, useState, useSyncExternalStore } from "react";
+
+import { ChatWindow } from "../components/ChatWindow";
+import { Inbox } from "../components/Inbox";
+import { SecureChatProvider } from "../components/SecureChatProvider";
+import theme from "../components/theme.module.css";
+import { injectedWallet } from "../chat/wallet-signer";
+import styles from "./Demo.module.css";
+import { type Account, expiryOf, injectedAccount, login, throwAwayAccount } from "./login";
+
+/** A new token is fetched so many milliseconds before the old one expires. */
+const BEFORE_EXPIRY = 60_000;
+/** The longest that a timer is set for; a token may live for longer. */
+const LONGEST_TIMER = 3_600_000;
+
+interface LoggedIn {
+  readonly account: Account;
+  readonly token: string;
+}
+
+export function Demo(): ReactNode {
+  const [loggedIn, setLoggedIn] = useState<LoggedIn | null>(null);
+  const [problem, setProblem] = useState<string | null>(null);
+
+  const enter = useCallback((account: Account): void => {
+    login(account).then(
+      (token) => {
+        setProblem(null);
+        setLoggedIn({ account, token });
+      },
+      (error: unknown) => {
+        setProblem(error instanceof Error ? error.message : "The login failed.");
+      },
+    );
+  }, []);
+
+  // Without a wallet in the browser there is nothing to ask.
+  useEffect(() => {
+    if (injectedWallet() === null) enter(throwAwayAccount());
+  }, [enter]);
+
+  if (loggedIn === null) return <Welcome problem={problem} onEnter={enter} />;
+  return (
+    <Chats
+      {...loggedIn}
+      onToken={(token) => {
+        setLoggedIn({ ...loggedIn, token });
+      }}
+    />
+  );
+}
+
+interface WelcomeProps {
+  readonly problem: string | null;
+  readonly onEnter: (account: Account) => void;
+}
+
+function Welcome({ problem, onEnter }: WelcomeProps): ReactNode {
+  return (
+    <main className={`${theme["theme"] ?? ""} ${styles["welcome"] ?? ""}`}>
+      <h1>ATLAS secure chat</h1>
+      {problem !== null && <p role="alert">{problem}</p>}
+      {injectedWallet() !== null && (
+        <button
+          type="button"
+          className={`${theme["button"] ?? ""} ${theme["primary"] ?? ""}`}
+          onClick={() => {
+            injectedAccount().then((account) => {
+              if (account !== null) onEnter(account);
+            }, reportError);
+          }}
+        >
+          Connect your wallet
+        </button>
+      )}
+      <button
+        type="button"
+        className={theme["button"]}
+        onClick={() => {
+          onEnter(throwAwayAccount());
+        }}
+      >
+        Use a throw-away wallet
+      </button>
+    </main>
+  );
+}
+
+function onFragment(listener: () => void): () => void {
+  addEventListener("hashchange", listener);
+  return () => {
+    removeEventListener("hashchange", listener);
+  };
+}
+
+function fragmentNow(): string {
+  return location.hash.slice(1).toLowerCase();
+}
+
+interface ChatsProps extends LoggedIn {
+  readonly onToken: (token: string) => void;
+}
+
+function Chats({ account, token, onToken }: ChatsProps): ReactNode {
+  const fragment = useSyncExternalStore(onFragment, fragmentNow);
+  const peer = /^0x[0-9a-f]{40}$/.test(fragment) && fragment !== account.wallet ? fragment : null;
+
+  useEffect(() => {
+    const expiry = expiryOf(token);
+    if (expiry === null) return;
+    let timer: ReturnType<typeof setTimeout>;
+    const wait = (): void => {
+      const left = expiry - BEFORE_EXPIRY - Date.now();
+      if (left > 0) timer = setTimeout(wait, Math.min(left, LONGEST_TIMER));
+      else login(account).then(onToken, reportError);
+    };
+    timer = setTimeout(wait, 0);
+    return () => {
+      clearTimeout(timer);
+    };
+    // eslint-disable-next-line react-hooks/exhaustive-deps -- a new callback is no reason to log in
+  }, [account, token]);
+
+  return (
+    <SecureChatProvider sign={account.sign}>
+      <main className={`${theme["theme"] ?? ""} ${styles["page"] ?? ""}`} data-open={peer !== null}>
+        <header className={styles["head"]}>
+          <h1 className={styles["title"]}>ATLAS secure chat</h1>
+          <p className={styles["own"]}>
+            You are <code data-testid="own-wallet">{account.wallet}</code>
+          </p>
+          {account.throwAway && (
+            <p className={styles["throwAway"]}>
+              This is a throw-away wallet: it ends with this window. To try the chat,{" "}
+              <a href={`#${account.wallet}`} target="_blank" rel="noopener">
+                open a second person in another window
+              </a>
+              .
+            </p>
+          )}
+        </header>
+        <div className={styles["inbox"]}>
+          <Inbox
+            token={token}
+            currentUserWallet={account.wallet}
+            onOpenChat={(wallet) => {
+              location.hash = wallet;
+            }}
+          />
+        </div>
+        <div className={styles["chat"]}>
+          {peer === null ? (
+            <p className={styles["none"]}>Choose a conversation, or begin one.</p>
+          ) : (
+            <ChatWindow
+              key={peer}
+              token={token}
+              currentUserWallet={account.wallet}
+              peerWallet={peer}
+              onClose={() => {
+                location.hash = "";
+              }}
+            />
+          )}
+        </div>
+      </main>
+    </SecureChatProvider>
+  );
+}

@@ -47,16 +47,16 @@ export function problemText(code: string): string {
 
 /** How far a message of one's own has come; the truth, as far as it is known here. */
 export function stateText(entry: ChatEntry): string {
-  const at = entry.position === null ? "" : `, ledger position ${entry.position}`;
+  const at = entry.position === null ? "" : ` at ${entry.position}`;
   switch (entry.state) {
     case "sending":
       return "Sending";
     case "committed":
       return `In the ledger${at}`;
     case "delivered":
-      return `Delivered${at}`;
+      return `Delivered, in the ledger${at}`;
     case "read":
-      return `Read${at}`;
+      return `Read, in the ledger${at}`;
     case "failed":
       return `Not sent: ${WHY_NOT_SENT[entry.problem ?? ""] ?? entry.problem ?? "refused"}`;
   }

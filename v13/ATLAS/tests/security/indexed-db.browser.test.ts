@@ -1,5 +1,5 @@
 /** The state in a real browser: SPEC-crypto C27, C28, C29, over reloads, tabs, crashes, eviction. */
-import { afterEach, beforeAll, expect, test } from "vitest";
+import { afterEach, beforeAll, expect, test, vi } from "vitest";
 
 import { toBase64 } from "../../src/security/bytes";
 import { type DeviceKeys, generateDeviceKeys } from "../../src/security/devices";
@@ -195,6 +195,25 @@ test("two tabs seal at the same time: every number once, every message continuou
   // They did take turns: the lock is given in the order in which it was asked for.
   const turns = all.filter((one, at) => frames.includes(one) !== frames.includes(all[at - 1] ?? one));
   expect(turns.length).toBeGreaterThan(2);
+});
+
+test("where the lock does not hold, the database still lets no generation be written twice", async () => {
+  const { alice, bob, web } = await setUp();
+  const second = await reload(alice);
+  const unlocked = (_: string, work: () => unknown): unknown => work();
+  vi.spyOn(navigator.locks, "request").mockImplementation(unlocked as LockManager["request"]);
+  const sealing = Array.from({ length: 20 }, (_, number) =>
+    (number % 2 === 0 ? web : second).seal(messageTo(bob, String(number))),
+  );
+  const results = await Promise.allSettled(sealing);
+  vi.restoreAllMocks();
+  const sealed = results.flatMap((one) => (one.status === "fulfilled" ? [one.value.seq] : []));
+  expect(sealed.length).toBeLessThan(20);
+  expect(new Set(sealed).size).toBe(sealed.length);
+  const refusals = results.flatMap((one) =>
+    one.status === "rejected" ? [(one.reason as CryptoError).code] : [],
+  );
+  expect(refusals.filter((one) => one !== "storage" && one !== "state_rolled_back")).toEqual([]);
 });
 
 test("a tab that is closed while it seals leaves a sound state", async () => {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from plugins.secure_chat.core.directory_entry import DirectoryEntry
@@ -33,24 +33,36 @@ class Known:
 _NOTHING: Final = Known(DirectoryEntry(), {})  # one for all wallets that never published
 
 
+@dataclass(eq=False, slots=True)
+class _Load:
+    """Wallets of which something was logged while others were read."""
+
+    changed: set[str] = field(default_factory=set)
+
+
 class Entries:
     """Entries by wallet."""
 
     def __init__(self, store: DirectoryStore) -> None:
         self._store = store
         self._known: OrderedDict[str, Known] = OrderedDict()
-        self._changes = 0
+        self._loads: list[_Load] = []
 
     async def of(self, wallets: Collection[str]) -> Mapping[str, Known]:
-        """What is known of each of ``wallets``."""
+        """What is known of each of ``wallets``, now that it is returned."""
         known = self._known
-        missing = [wallet for wallet in wallets if wallet not in known]
         found: dict[str, Known] = {}
-        if missing:
-            before = self._changes
-            found = await asyncio.to_thread(self._load, missing)
-            if before == self._changes:  # else it may be what was true before
-                known.update(found)
+        missing = {wallet for wallet in wallets if wallet not in known}
+        while missing:
+            load = _Load()
+            self._loads.append(load)
+            try:
+                read = await asyncio.to_thread(self._load, missing)
+            finally:
+                self._loads.remove(load)
+            found.update(read)
+            known.update((wallet, read[wallet]) for wallet in missing - load.changed)
+            missing &= load.changed
         for wallet in wallets:
             if wallet in known:
                 known.move_to_end(wallet)
@@ -65,10 +77,11 @@ class Entries:
 
     def forget(self, wallet: str) -> None:
         """The ledger has something new of ``wallet``."""
-        self._changes += 1
         self._known.pop(wallet, None)
+        for load in self._loads:
+            load.changed.add(wallet)
 
-    def _load(self, wallets: list[str]) -> dict[str, Known]:
+    def _load(self, wallets: Collection[str]) -> dict[str, Known]:
         return {wallet: self._read(wallet) for wallet in wallets}
 
     def _read(self, wallet: str) -> Known:

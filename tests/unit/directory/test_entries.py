@@ -37,7 +37,7 @@ class SlowStore(DirectoryStore):
         return found
 
 
-async def test_what_was_read_before_an_event_is_not_kept_after_it(tmp_path: Path) -> None:
+async def test_what_was_read_before_an_event_is_read_again_after_it(tmp_path: Path) -> None:
     store = SlowStore(tmp_path)
     entries = Entries(store)
     store.may_answer.clear()
@@ -47,8 +47,24 @@ async def test_what_was_read_before_an_event_is_not_kept_after_it(tmp_path: Path
     store.found = DirectoryEntry().after(identity, 1, "hash")
     entries.forget(ALICE)
     store.may_answer.set()
-    assert (await early).entry == DirectoryEntry()  # it asked before the event
+    assert (await early).entry == store.found
+    assert store.read == 2
     assert (await entries.one(ALICE)).entry == store.found
+    assert store.read == 2
+    store.mailbox.close()
+
+
+async def test_what_is_logged_of_others_is_no_reason_to_read_again(tmp_path: Path) -> None:
+    store = SlowStore(tmp_path)
+    entries = Entries(store)
+    store.may_answer.clear()
+    asking = asyncio.create_task(entries.one(ALICE))
+    await asyncio.to_thread(store.reading.wait)
+    entries.forget(BOB)
+    store.may_answer.set()
+    await asking
+    await entries.one(ALICE)
+    assert store.read == 1
     store.mailbox.close()
 
 

@@ -36,6 +36,12 @@ MAX_CERTIFICATE: Final = 12_350
 MAX_REVOCATION: Final = 3_588
 MAX_PUBLICATION: Final = 474_311
 _MAX_CLAIM: Final = 16_384  # bytes of a claim's JSON: 64 names of 128 characters
+_TAKING: Final = (
+    Code.MALFORMED_FRAME,
+    Code.MESSAGE_TOO_LARGE,
+    Code.LEDGER_UNAVAILABLE,
+    *COMMON,
+)
 _BASE64: Final[dict[str, Any]] = {"contentEncoding": "base64"}
 _Bytes = Annotated[str, msgspec.Meta(extra_json_schema=_BASE64)]
 Name = Annotated[str, Path(pattern=f"^{IDENTIFIER.pattern}$")]
@@ -162,13 +168,7 @@ def directory_router(chat_of: Callable[[], Chat]) -> APIRouter:
 
     @router.put(
         "/devices/{device}/prekeys",
-        responses=problems(
-            Code.MALFORMED_FRAME,
-            Code.MESSAGE_TOO_LARGE,
-            Code.UNKNOWN_DEVICE,
-            Code.LEDGER_UNAVAILABLE,
-            *COMMON,
-        ),
+        responses=problems(Code.UNKNOWN_DEVICE, *_TAKING),
         openapi_extra=_takes(PublishPrekeys),
     )
     async def put_prekeys(request: Request, device: Name) -> PrekeyStock:
@@ -206,13 +206,7 @@ def directory_router(chat_of: Callable[[], Chat]) -> APIRouter:
 
     @router.post(
         "/identities/{wallet}/claim",
-        responses=problems(
-            Code.MALFORMED_FRAME,
-            Code.MESSAGE_TOO_LARGE,
-            Code.UNKNOWN_DEVICE,
-            Code.LEDGER_UNAVAILABLE,
-            *COMMON,
-        ),
+        responses=problems(Code.UNKNOWN_DEVICE, *_TAKING),
         openapi_extra=_takes(Claim),
     )
     async def post_claim(request: Request, wallet: Name) -> Bundles:
@@ -240,13 +234,7 @@ def _publishing(model: type[msgspec.Struct], *codes: Code) -> dict[str, Any]:
         "responses": {
             201: {"description": "In force, and in the ledger"},
             200: {"description": "The ledger has it already", "model": Registered},
-            **problems(
-                Code.MALFORMED_FRAME,
-                Code.MESSAGE_TOO_LARGE,
-                Code.LEDGER_UNAVAILABLE,
-                *codes,
-                *COMMON,
-            ),
+            **problems(*codes, *_TAKING),
         },
         "openapi_extra": _takes(model),
     }

@@ -1,0 +1,112 @@
+"""The whole way: the host's own records taken over by the command, and every stage gone through.
+
+What the host's route answered, the chat answers: imported, compared, written on, and back.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from plugins.secure_chat.cli import app
+from plugins.secure_chat.core.stage import Stage
+from plugins.secure_chat.mailbox.store import Mailbox
+from tests.plugin.chat_server import ALICE, BOB, CAROL
+from tests.regression.legacy_server import LegacyClient, at_stage
+from tests.regression.test_stages import metric
+
+EVERYONE = (ALICE, BOB, CAROL)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+def migrate(data: Path, command: str, *arguments: str) -> dict[str, Any]:
+    """The command as an operator gives it; what it says as JSON."""
+    options = [*arguments, "--data-dir", str(data), "--json"]
+    done = CliRunner().invoke(app, ["migrate", command, *options])
+    assert done.exit_code == 0, done.output
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
+def take_over(data: Path) -> dict[str, Any]:
+    """Import the host's records as they are now, and verify them."""
+    export = str(data / "legacy_transactions.jsonl")
+    migrate(data, "plan", export)
+    migrate(data, "run", export)
+    return migrate(data, "verify", export)
+
+
+def write(legacy: LegacyClient) -> str:
+    """What callers of the contract do; an active thread of all."""
+    thread = legacy.create(ALICE, BOB, CAROL, title="T", metadata={"a": {"b": [1]}})["thread_id"]
+    legacy.post(ALICE, thread, "1", metadata={"k": "v"}, content_type="image/png")
+    legacy.post(BOB, thread, "2", message_type="file")
+    for creator, status in ((BOB, "ARCHIVED"), (CAROL, "DELETED")):
+        other = legacy.create(creator, ALICE)["thread_id"]
+        legacy.post(ALICE, other, "3")
+        assert legacy.ask(creator, "PUT", f"/threads/{other}/status", status=status).is_success
+    return str(thread)
+
+
+def test_callers_see_no_difference_from_the_first_stage_to_the_last_but_one(data: Path) -> None:
+    with at_stage(data, Stage.LEGACY) as (_, legacy):
+        thread = write(legacy)
+    assert take_over(data)["verified"]
+    assert migrate(data, "advance", "--from", "legacy")["stage"] == "shadow"
+
+    with at_stage(data, Stage.LEGACY) as (server, legacy):
+        legacy.everything(*EVERYONE)
+        same = 'secure_chat_shadow_reads_total{result="same",route="GET /threads"}'
+        server.wait_for(lambda: metric(server, same) == len(EVERYONE), "reads to be compared")
+    mailbox = Mailbox.at(data / "mailbox.sqlite")
+    assert list(mailbox.mismatches()) == []
+    mailbox.close()
+    with at_stage(data) as (_, legacy):
+        write(legacy)
+        answers = legacy.everything(*EVERYONE)
+
+    assert take_over(data)["verified"]  # what was written at shadow
+    assert migrate(data, "advance")["stage"] == "dual"
+    with at_stage(data) as (_, legacy):
+        assert legacy.everything(*EVERYONE) == answers
+        legacy.post(CAROL, thread, "4")
+        write(legacy)
+        answers = legacy.everything(*EVERYONE)
+    assert migrate(data, "advance")["stage"] == "v2"
+    with at_stage(data) as (_, legacy):
+        assert legacy.everything(*EVERYONE) == answers
+
+    for stage in ("dual", "shadow", "legacy"):
+        assert migrate(data, "rollback")["stage"] == stage
+        with at_stage(data) as (_, legacy):
+            assert legacy.everything(*EVERYONE) == answers, stage
+
+
+def test_what_the_chat_mirrored_is_not_taken_over_again(data: Path) -> None:
+    with at_stage(data, Stage.LEGACY) as (_, legacy):
+        thread = write(legacy)
+    take_over(data)
+    migrate(data, "advance", "--from", "legacy")
+    migrate(data, "advance")
+    with at_stage(data) as (_, legacy):
+        mirrored = write(legacy)
+        legacy.post(BOB, thread, "5")
+    migrate(data, "rollback")
+    with at_stage(data) as (_, legacy):
+        legacy.post(BOB, mirrored, "6")  # the host's own, in a thread that the chat made
+        answers = legacy.everything(*EVERYONE)
+    source = take_over(data)["sources"][-1]
+    assert source["refused"] == 0
+    assert source["mirrored"] > 0
+    assert (source["threads"], source["messages"]) == (0, 1)
+    migrate(data, "advance")
+    with at_stage(data) as (_, legacy):
+        assert legacy.everything(*EVERYONE) == answers

@@ -123,6 +123,20 @@ def meaning(value: Any) -> Meaning:
         raise Refused("it is nested too deeply") from None
 
 
+def may_bring_a_thread(value: Any) -> bool:
+    """False for a record that brings none: most of an export, told without understanding it."""
+    if not isinstance(value, dict):
+        return False
+    operations = value.get("operations")
+    inner = operations if isinstance(operations, list) else [value, {"data": value.get("payload")}]
+    return "participants" in value or any(
+        isinstance(one, dict)
+        and isinstance(data := one.get("data"), dict)
+        and "participants" in data
+        for one in inner
+    )
+
+
 class _Left(Exception):
     def __init__(self, what: Left) -> None:
         self.what = what

@@ -24,6 +24,7 @@ from plugins.secure_chat.adoption.records import (
     Left,
     Refused,
     key_of,
+    may_bring_a_thread,
     meaning,
     thread_of,
 )
@@ -68,6 +69,8 @@ def parts(element: Element, phase: Phase) -> Iterator[Part]:
     if element.defect is not None:
         if last:
             yield Part(element.number, 0, Refused(element.defect))
+        return
+    if not last and not may_bring_a_thread(element.value):
         return
     try:
         found = meaning(element.value)

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from plugins.secure_chat.bench.adoption import adoption_costs
 from plugins.secure_chat.bench.client import client_costs
 from plugins.secure_chat.bench.costs import Cost
 from plugins.secure_chat.bench.directory import directory_costs
@@ -34,6 +35,7 @@ SECTIONS: Final[dict[str, Section]] = {
     "directory": directory_costs,
     "client": client_costs,
     "evidence": evidence_costs,
+    "adoption": adoption_costs,
 }
 _LOAD_SECONDS: Final = 120
 _SYNCS: Final = 100

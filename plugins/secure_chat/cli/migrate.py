@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
@@ -216,6 +217,8 @@ def _told(json: bool) -> Iterator[None]:
         yield
     except LedgerBroken as error:
         _fail(json, MISMATCH, "broken", f"the ledger: {error}")
+    except BrokenProcessPool:
+        _fail(json, UNUSABLE, "unusable", "a process of the audit was killed; try again")
     except LedgerLocked:
         _fail(json, UNUSABLE, "unusable", "a server uses this ledger: stop it first")
     except (

@@ -13,6 +13,7 @@ from plugins.secure_chat.adoption.records import (
     Left,
     Refused,
     key_of,
+    may_bring_a_thread,
     meaning,
     thread_of,
 )
@@ -137,6 +138,39 @@ def test_a_thread_keeps_an_id_of_ours_and_gets_one_for_any_other() -> None:
     assert thread_of("conv_1") == thread_of("conv_1") != thread_of("conv_2")
     assert thread_of("conv_1").startswith("thread_")
     assert key_of(Kind.THREAD, "x") != key_of(Kind.MESSAGE, "x")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        exports.route_thread(1),
+        exports.engine_thread(1),
+        exports.engine_event("THREAD_CREATED", exports.engine_thread(1)),
+        {"event_type": "THREAD_CREATED", "payload": exports.engine_thread(1)},
+        exports.conversation(1),
+    ],
+)
+def test_no_record_that_brings_a_thread_is_passed_over(value: dict[str, Any]) -> None:
+    assert may_bring_a_thread(value)
+    assert only(value).kind is Kind.THREAD
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        exports.route_message(1, 1),
+        exports.route_status(1, 1, "ACTIVE"),
+        exports.engine_message(1, 1),
+        exports.engine_event("MESSAGE_POSTED", exports.engine_message(1, 1)),
+        exports.conversation_message(1, 1),
+        exports.plaintext(1),
+        17,
+        {"operations": 17, "data": 17},
+        {"operations": [17, {"data": 17}]},
+    ],
+)
+def test_what_brings_no_thread_is_passed_over(value: Any) -> None:
+    assert not may_bring_a_thread(value)
 
 
 def without(value: dict[str, Any], *path: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 
 from plugins.secure_chat.adoption import steps
 from plugins.secure_chat.audit import audit_ledger
+from plugins.secure_chat.core.chain import Defect
 from plugins.secure_chat.core.records import Head
 from plugins.secure_chat.errors import LedgerBroken
 from plugins.secure_chat.mailbox.engine import engine_at
@@ -139,3 +140,15 @@ def test_a_ledger_is_adopted_once(ledger: Path) -> None:
     adopted = ledger.read_bytes()
     assert run(ledger).adopted == run(ledger).adopted == audit_ledger(ledger, until=1).head
     assert ledger.read_bytes() == adopted
+
+
+def test_an_audit_names_a_migration_that_pins_another_head(ledger: Path) -> None:
+    """Who rewrites what was there before has to rewrite our event as well, and everything after."""
+    before = Ledger().add("v1", writers.login()).add("v1", writers.payout())
+    forged = {"kind": "adopted", "position": 1, "head": "0" * 64, "prototype": 0, "trust_loop": 0}
+    before.add("v1", writers.Event("MIGRATION", "secure-chat", forged))
+    ledger.write_bytes(before.data)
+    finding = audit_ledger(ledger).finding
+    assert finding is not None
+    assert (finding.position, finding.defect) == (3, Defect.EVENT)
+    assert "another head" in finding.reason

@@ -37,7 +37,7 @@ from plugins.secure_chat.core.records import EventDraft, Record
 from plugins.secure_chat.core.thread import SALT_SIZE, THREAD, Change, ThreadEvent, details_hash
 from plugins.secure_chat.ledger.journal import START, Journal
 
-BATCH: Final = 2_000  # records in one commit
+BATCH: Final = 5_000  # records in one commit
 _THREADS_REMEMBERED: Final = 65_536
 _SALT_LABEL: Final = b"atlas/secure-chat/v2/import-salt"
 _COUNTED: Final[dict[Kind, Counts]] = {

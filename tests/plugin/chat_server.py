@@ -211,6 +211,13 @@ class RawSocket:
         """One masked frame under an all-zero mask; lengths below 126."""
         self._socket.sendall(bytes([first_byte, 0x80 | len(payload)]) + bytes(4) + payload)
 
+    def send_at_once(self, *frames: Mapping[str, object]) -> None:
+        """Text frames of 126 to 65535 bytes, in one piece."""
+        payloads = [json.dumps(frame).encode().ljust(126) for frame in frames]
+        self._socket.sendall(
+            b"".join(b"\x81\xfe" + struct.pack("!H", len(p)) + bytes(4) + p for p in payloads)
+        )
+
     def announce(self, length: int) -> None:
         """The head of a text frame of ``length`` bytes."""
         self._socket.sendall(b"\x81\xff" + struct.pack("!Q", length) + bytes(4))

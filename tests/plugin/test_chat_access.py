@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import jwt
@@ -203,6 +204,21 @@ def test_silence_instead_of_auth_ends_after_five_seconds(
 
 
 # -- expiry ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        pytest.param({"bearer": "x" * 9000}, 431, id="header"),
+        pytest.param({"anonymous": True, "query": "?token=" + "x" * 9000}, 414, id="query"),
+    ],
+)
+def test_a_token_that_is_too_long_is_refused_with_an_answer(
+    server: ChatServer, given: dict[str, Any], status: int
+) -> None:
+    with pytest.raises(InvalidStatus) as refused, server.peer(ALICE, greeted=False, **given):
+        pass
+    assert refused.value.response.status_code == status
 
 
 HOUR = 3600.0

@@ -246,6 +246,65 @@ def test_under_uvicorns_own_protocol_a_peer_that_reads_again_sees_the_end(tmp_pa
         _resume_gives_everything(server)
 
 
+def test_nothing_is_read_once_a_socket_has_begun_to_close(tmp_path: Path) -> None:
+    with chat_server(tmp_path) as server:
+        raw = RawSocket(server, ALICE)
+        refused = {"type": "AUTH", "token": "of nobody"}
+        raw.send_at_once(message(BOB, 1), refused, message(BOB, 2))
+        assert raw.close_code() == 1008
+    assert [record["metadata"]["seq"] for record in server.records()] == [1]
+
+
+def test_a_conversation_is_not_newer_than_what_is_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, may_commit = threading.Event(), threading.Event()
+    commit = JournalLedger.commit
+
+    async def held(ledger: JournalLedger, drafts: Any, alongside: Any) -> list[Receipt]:
+        async def store(receipts: list[Receipt]) -> None:
+            await alongside(receipts)
+            stored.set()
+            await asyncio.to_thread(may_commit.wait, WAIT)
+
+        return await commit(ledger, drafts, store)
+
+    def newest(server: ChatServer) -> list[tuple[str, int]]:
+        found = server.get("/v1/chat/threads", BOB).json()
+        return [(thread["peer"], thread["position"]) for thread in found]
+
+    with chat_server(tmp_path) as server, server.peer(ALICE) as alice, server.peer(CAROL) as carol:
+        assert alice.ask(message(BOB, 1))["position"] == 1
+        monkeypatch.setattr(JournalLedger, "commit", held)
+        alice.send(message(BOB, 2))
+        assert stored.wait(WAIT)
+        assert newest(server) == [(ALICE, 1)]
+        may_commit.set()
+        assert alice.receive()["position"] == 2
+        assert newest(server) == [(ALICE, 2)]
+        assert carol.ask(message(BOB, 1))["position"] == 3
+        assert newest(server) == [(CAROL, 3), (ALICE, 2)]
+
+
+def test_f12_a_new_device_gets_all_that_is_retained_and_is_told_what_is_not(
+    tmp_path: Path,
+) -> None:
+    with chat_server(tmp_path) as server:
+        _send_all(server, ALICE, BOB, 3)
+    with chat_server(tmp_path, retention_days=1e-9) as server:  # all of it is too old at the start
+        path = f"/v1/chat/threads/{ALICE}/messages"
+        server.wait_for(lambda: server.get(path, BOB).json()["missing"] == 3, "expired")
+        with server.peer(ALICE) as alice:
+            for seq in (4, 5):
+                assert alice.ask(message(BOB, seq))["type"] == "ACK"
+        with server.peer(BOB) as bob:
+            for after, complete in ((0, False), (2, False), (3, True)):
+                bob.send({"type": "RESUME", "after": after})
+                *frames, resumed = bob.until("RESUMED")
+                assert [frame["seq"] for frame in frames] == [4, 5]
+                assert (resumed["position"], resumed["complete"]) == (5, complete)
+
+
 def test_stopping_answers_all_that_was_taken_before_it_closes_1012(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,7 +313,7 @@ def test_stopping_answers_all_that_was_taken_before_it_closes_1012(
 
     async def held(ledger: JournalLedger, *what: Any) -> list[Receipt]:
         begun.set()
-        await asyncio.to_thread(may_commit.wait)
+        await asyncio.to_thread(may_commit.wait, WAIT)
         return await commit(ledger, *what)
 
     monkeypatch.setattr(JournalLedger, "commit", held)

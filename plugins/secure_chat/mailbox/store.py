@@ -360,20 +360,25 @@ class Mailbox:
             )
         return [Waiting(position, frame) for position, frame in found]
 
-    def threads(self, wallet: str, *, limit: int = 50, offset: int = 0) -> list[Thread]:
-        """The conversations of ``wallet``, newest first."""
+    def threads(
+        self, wallet: str, *, end: int = 2**63 - 1, limit: int = 50, offset: int = 0
+    ) -> list[Thread]:
+        """The conversations of ``wallet``, newest first, by what there is up to ``end``."""
         with self.reading() as connection:
             rows = connection.execute(
-                select(streams.c.sender, streams.c.recipient, streams.c.last_position).where(
+                select(streams).where(
                     or_(streams.c.recipient == wallet, streams.c.sender == wallet)
                 )
             ).all()
             newest: dict[str, int] = {}
             for row in rows:
                 peer = row.recipient if row.sender == wallet else row.sender
-                if not is_thread(peer):
-                    newest[peer] = max(newest.get(peer, 0), row.last_position)
-            newest |= index.newest(connection, wallet)
+                last = row.last_position
+                if last > end:
+                    last = _last_up_to(connection, row.id, end)
+                if last and not is_thread(peer):
+                    newest[peer] = max(newest.get(peer, 0), last)
+            newest |= index.newest(connection, wallet, end)
             page = sorted(newest.items(), key=lambda item: -item[1])[offset : offset + limit]
             positions = [position for _, position in page]
             found = index.places(connection, positions)
@@ -609,6 +614,14 @@ def _index_events(connection: Connection, events: Sequence[Record]) -> None:
 def _drop_events(connection: Connection, position: int) -> None:
     index.drop_after(connection, position)
     stages.drop_after(connection, position)
+
+
+def _last_up_to(connection: Connection, stream_id: int, end: int) -> int:
+    """The last position of a stream up to ``end``; 0 when there is none."""
+    last = select(func.max(messages.c.position)).where(
+        messages.c.stream_id == stream_id, messages.c.position <= end
+    )
+    return connection.scalar(last) or 0
 
 
 def _pages(

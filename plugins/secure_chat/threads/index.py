@@ -294,21 +294,25 @@ def memberships(
     return found
 
 
-def newest(connection: Connection, wallet: str) -> dict[str, int]:
-    """For each thread that ``wallet`` is or was in, the last position of it that it may see."""
+def newest(connection: Connection, wallet: str, end: int) -> dict[str, int]:
+    """For each thread that ``wallet`` is or was in, the last position of it that it may see.
+
+    What stands after ``end`` does not count.
+    """
     inner = thread_messages.alias()
     seen = (
         select(func.max(inner.c.position))
         .where(
             inner.c.thread == thread_members.c.thread,
             inner.c.position > thread_members.c.joined,
+            inner.c.position <= end,
             or_(thread_members.c.left.is_(None), inner.c.position < thread_members.c.left),
         )
         .scalar_subquery()
     )
     rows = connection.execute(
         select(thread_members.c.thread, thread_members.c.joined, seen.label("seen")).where(
-            thread_members.c.wallet == wallet
+            thread_members.c.wallet == wallet, thread_members.c.joined <= end
         )
     )
     found: dict[str, int] = {}

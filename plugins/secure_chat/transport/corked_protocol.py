@@ -127,6 +127,15 @@ class CorkedProtocol(WebSocketsSansIOProtocol):
         else:
             super().shutdown()
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.close_sent:
+            # The library has refused a request it cannot take (a header over 8 KiB: 431, a URL:
+            # 414); uvicorn would leave the answer there, and the client without one.
+            self.close_sent = True
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.transport.close()
+
     async def send(self, message: ASGISendEvent) -> None:
         if message["type"] == "websocket.close":
             # It is short and the last: it need not wait until the peer reads, if it ever does.

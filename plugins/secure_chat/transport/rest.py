@@ -96,8 +96,9 @@ def rest_router(chat_of: Callable[[], Chat]) -> APIRouter:
         """The caller's conversations, newest first."""
         chat = chat_of()
         wallet, service = caller(request, chat).wallet, chat.service
+        end = service.delivered_position  # the mailbox is written while the ledger still syncs
         found = await service.read(
-            lambda: service.mailbox.threads(wallet, limit=limit, offset=offset)
+            lambda: service.mailbox.threads(wallet, end=end, limit=limit, offset=offset)
         )
         return [
             ThreadItem(peer=t.peer, last_active=t.last_active, msg_id=t.msg_id, position=t.position)

@@ -230,7 +230,7 @@ class _Connection:
     # -- in -----------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        while True:
+        while self._outbox.close_with is None:
             await self._may_read.wait()
             message = await self._websocket.receive()
             if message["type"] == "websocket.disconnect":

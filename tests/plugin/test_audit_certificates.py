@@ -7,6 +7,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,6 +125,36 @@ def test_a_message_that_its_device_did_not_sign_is_named(
     report = audit_ledger(forged, statements=given, workers=workers, chunk_size=3_000)
     assert report.finding is not None
     assert (report.finding.position, report.finding.defect) == (target, Defect.SIGNATURE)
+
+
+@pytest.mark.parametrize(("ended_by", "device"), [("revocation", "desk"), ("identity", "phone")])
+def test_a_device_that_no_longer_counts_verifies_nothing(
+    published: Published, tmp_path: Path, ended_by: str, device: str
+) -> None:
+    """The last message of a device, moved behind the event that ended it."""
+    events = [json.loads(line) for line in published.ledger.read_bytes().splitlines()]
+    last = [
+        one
+        for one in events
+        if one["wallet"] == published.one and one["signature"] and _device(one) == device
+    ][-1]
+    moved = [one for one in events if one is not last]
+    if ended_by == "identity":  # a new one, whose statement is not to be had
+        metadata = {"kind": "identity", "id": "ab" * 32}
+        moved.append({**last, "event_type": "IDENTITY", "metadata": metadata, "signature": ""})
+    moved.append(last)
+    forged = Ledger()
+    for one in moved:
+        forged.add("v1", Event(one["event_type"], one["wallet"], one["metadata"], one["signature"]))
+    path = tmp_path / "moved.jsonl"
+    path.write_bytes(forged.data)
+    report = audit_ledger(path, statements=read_statements(published.statements))
+    assert report.sound, report.finding
+    assert (report.signed, report.verified) == (25, 24)
+
+
+def _device(record: dict[str, Any]) -> object:
+    return record["metadata"].get("device")
 
 
 def test_missing_statements_are_said_and_their_devices_not_judged(published: Published) -> None:

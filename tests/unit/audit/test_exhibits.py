@@ -15,8 +15,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from plugins.secure_chat.audit.spans import LedgerFile
+from plugins.secure_chat.audit.tree import against_checkpoints
 from plugins.secure_chat.cli.audit import audit
 from plugins.secure_chat.core.records import Head
+from plugins.secure_chat.errors import LedgerUnusable
 from plugins.secure_chat.rewards.ledger import fold_ledger
 from plugins.secure_chat.transparency.keys import CheckpointSigner
 from plugins.secure_chat.transparency.log import TransparencyLog
@@ -220,6 +223,28 @@ def test_what_was_kept_must_itself_be_sound(
 
 def _overwrite(tile: Path) -> None:
     tile.write_bytes(bytes(len(tile.read_bytes())))
+
+
+def test_a_saved_tile_that_was_changed_convicts_nobody(tmp_path: Path) -> None:
+    """A full tile is not part of the root itself: a leaf in it must be vouched for."""
+    path, saved = tmp_path / "lines", tmp_path / "saved"
+    path.write_bytes(b"".join(b"line %d\n" % number for number in range(300)))
+    log = TransparencyLog(path, saved, SIGNER, clock=lambda: 1.0)
+    log.open(300)
+    signed = [log.publish().checkpoint]
+    with LedgerFile(path) as file:
+        assert against_checkpoints(file, file.size(), signed, tiles=saved) is None
+        tile = saved / "tile/0/000"
+        whole = tile.read_bytes()
+        tile.write_bytes(whole[:32] + bytes(32) + whole[64:])
+        with pytest.raises(LedgerUnusable, match="not that of the checkpoint"):
+            against_checkpoints(file, file.size(), signed, tiles=saved)
+    path.write_bytes(path.read_bytes().replace(b"line 1\n", b"line X\n"))
+    tile.write_bytes(whole)
+    with LedgerFile(path) as file:
+        finding = against_checkpoints(file, file.size(), signed, tiles=saved)
+    assert finding is not None
+    assert finding.position == 2
 
 
 def test_a_checkpoint_without_keys_is_worth_nothing(case: Case) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from plugins.secure_chat.ledger import follower as follower_module
 from plugins.secure_chat.ledger.follower import LedgerFollower
 from plugins.secure_chat.transparency.keys import CheckpointSigner
 from plugins.secure_chat.transparency.log import Published, TransparencyLog, TreeDamaged
@@ -39,6 +40,8 @@ class WatchedLog(TransparencyLog):
         self.at_the_gate.set()
         assert self.go.wait(PATIENCE)
         if self.failures:
+            with self.told:
+                self.told.notify_all()
             raise self.failures.pop(0)
         published = super().publish()
         with self.told:
@@ -150,6 +153,18 @@ def test_a_log_that_failed_is_opened_again_and_catches_up(case: Case, failure: E
     case.follower.stop()
     assert case.follower.failure is None
     assert case.log.check() == []
+
+
+def test_what_fails_for_long_counts_as_stopped_and_is_tried_again_all_the_same(case: Case) -> None:
+    case.log.failures = [OSError(28, "No space left on device")] * (follower_module.PATIENCE + 5)
+    case.follower.start(case.append(3))
+    with case.log.told:
+        assert case.log.told.wait_for(lambda: case.follower.stopped is not None, PATIENCE)
+        assert "No space left" in str(case.follower.stopped)
+    case.log.failures.clear()
+    case.log.wait_for(3)
+    case.follower.stop()
+    assert case.follower.stopped is None
 
 
 def test_a_rewritten_history_stops_the_signing_and_is_said(case: Case) -> None:

@@ -170,6 +170,21 @@ def test_distrusting_it_computes_everything_anew(case: Case) -> None:
     assert statements(case.opened(), 4) == case.recomputed()
 
 
+def test_another_ledger_that_ends_where_the_last_epoch_did_is_computed_anew(case: Case) -> None:
+    case.opened(30).publish()
+    case.write(Ledger(written(15, recipient=3).lines[:30]))
+    again = case.opened()
+    assert statements(again, 4) == case.recomputed()
+
+
+def test_what_was_not_written_of_another_ledger_never_is(case: Case) -> None:
+    live = case.opened(34)
+    case.write(Ledger(LONG.lines[:12]))
+    live.open(12)
+    live.publish()
+    assert [path.name for path in sorted(case.directory.glob("epoch-*"))] == ["epoch-00000000.json"]
+
+
 @pytest.mark.parametrize("length", [20, 25])
 def test_a_ledger_that_was_rolled_back_is_computed_anew(case: Case, length: int) -> None:
     case.opened().publish()

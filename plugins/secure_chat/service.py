@@ -45,6 +45,9 @@ T = TypeVar("T")
 
 MAX_GROUP: Final = 512  # messages a commit: bounds what holds the event loop at once
 MAX_UNSETTLED: Final = 3  # groups decided and not settled: one syncs, the others queue behind it
+ENOUGH: Final = (
+    64  # messages that are worth a group while another is not settled: each costs a sync
+)
 MAX_STREAMS: Final = 100_000  # last sequence numbers kept in memory; others are read again
 CHECKPOINT_EVERY: Final = 10_000  # records between two saved checkpoints: bounds start-up work
 
@@ -139,7 +142,7 @@ class ChatService:
         # Decided and not settled: the message at (stream, seq), as its group and its index there.
         self._undurable: dict[tuple[Stream, int], tuple[_Group, int]] = {}
         self._unsettled: asyncio.Queue[_Group] = asyncio.Queue()
-        self._room = asyncio.Semaphore(MAX_UNSETTLED)
+        self._under_way = 0  # groups that are not settled
         self._failures = 0  # of groups: what was decided before one is not decided on top of it
         self._budgets = Budgets(rate, burst)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="mailbox-writer")
@@ -303,8 +306,8 @@ class ChatService:
                     del self._pool[0]
                     await self._log(first)
                     continue
-                # What comes while there is no room makes the next group larger.
-                await self._room.acquire()
+                if self._under_way >= (MAX_UNSETTLED if len(self._pool) >= ENOUGH else 1):
+                    break  # what comes until one is settled makes the next group larger
                 items = _leading_messages(self._pool)
                 del self._pool[: len(items)]
                 group = _Group()
@@ -314,8 +317,10 @@ class ChatService:
                     log.exception("sequencer.failed messages=%d", len(items))
                     self._forget(group)
                     _refuse_for_a_defect(items)
+                self._under_way += 1
                 self._unsettled.put_nowait(group)
-            self._idle.set()
+            if not self._pool:
+                self._idle.set()
 
     async def _settle(self) -> None:
         while True:
@@ -327,7 +332,8 @@ class ChatService:
                 self._forget(group)
                 _refuse_for_a_defect([item for item, _ in group.fresh + group.echoes])
                 _refuse_for_a_defect([item for item, _, _ in group.repeats])
-            self._room.release()
+            self._under_way -= 1
+            self._wake.set()
             self._unsettled.task_done()
 
     async def _log(self, event: _Event) -> None:

@@ -124,6 +124,11 @@ class Running:
         await self.stored(seq)
 
 
+@pytest.fixture(autouse=True)
+def every_message_is_worth_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plugins.secure_chat.service.ENOUGH", 1)
+
+
 @asynccontextmanager
 async def running(path: Path, check: SignatureCheck | None = None) -> AsyncIterator[Running]:
     disks: list[Disk] = []
@@ -193,6 +198,25 @@ async def test_groups_that_wait_for_the_disk_are_few_and_the_last_takes_all_the_
         assert positions(await chat.answered(*range(1, 100))) == list(range(1, 100))
         metrics = chat.service.metrics.exposition().decode()
         assert f"secure_chat_group_messages_count {MAX_UNSETTLED + 1}.0" in metrics
+
+
+async def test_while_a_group_syncs_a_few_messages_wait_for_it_and_many_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plugins.secure_chat.service.ENOUGH", 3)
+    async with running(tmp_path) as chat:
+        await chat.hold_with(1)
+        for seq in (2, 3):
+            chat.submit(envelope(ALICE, BOB, seq))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert chat.service.waiting == 2
+        chat.submit(envelope(ALICE, BOB, 4))
+        await chat.stored(4)
+        assert chat.service.waiting == 0
+        chat.submit(envelope(ALICE, BOB, 5))
+        chat.disk.go.set()
+        assert positions(await chat.answered(1, 2, 3, 4, 5)) == [1, 2, 3, 4, 5]
 
 
 async def test_a_message_sent_again_while_it_syncs_gets_the_one_receipt(tmp_path: Path) -> None:

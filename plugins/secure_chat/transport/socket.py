@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -47,6 +48,7 @@ from plugins.secure_chat.hub import Outbox
 from plugins.secure_chat.service import ChatService, Outcome
 from plugins.secure_chat.settings import Settings
 from plugins.secure_chat.threads.requests import Threads
+from plugins.secure_chat.transport.frame_stream import frame_stream
 from plugins.secure_chat.transport.tokens import (
     BEARER_SUBPROTOCOL,
     Authenticate,
@@ -60,6 +62,8 @@ log: Final = logging.getLogger(__name__)
 SUBPROTOCOL: Final = "atlas.chat.v2"
 AUTH_SECONDS: Final = 5.0
 MAX_IN_FLIGHT: Final = 1024  # unanswered messages a socket may have before it is not read
+READ_AT_ONCE: Final = 16  # frames of one socket before the others have their turn
+SEND_AT_ONCE: Final = 64 << 10  # bytes: before each such batch a slow peer is waited for
 MAX_LIMITED: Final = 200  # refusals for rate in a row before the socket is closed
 CLOSE_SECONDS: Final = 2.0  # for a peer to take what is queued before its close
 
@@ -179,6 +183,7 @@ class _Connection:
         self, websocket: WebSocket, chat: Chat, principal: Principal, device: str | None
     ) -> None:
         self._websocket = websocket
+        self._frames = frame_stream(websocket)
         self._chat = chat
         self._service = chat.service
         self._principal = principal
@@ -230,27 +235,37 @@ class _Connection:
     # -- in -----------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        while self._outbox.close_with is None:
+        closing = self._outbox.closing
+        while not closing.is_set():
             await self._may_read.wait()
-            message = await self._websocket.receive()
-            if message["type"] == "websocket.disconnect":
-                if message.get("code") == Close.RESTART:
-                    await self._settle()
-                return
-            self._service.metrics.received()
-            frame = None
+            for number, event in enumerate(await self._frames.receive_many(), start=1):
+                if closing.is_set():
+                    return
+                if event["type"] == "websocket.disconnect":
+                    if event.get("code") == Close.RESTART:
+                        await self._settle()
+                    return
+                self._take(event)
+                if number % READ_AT_ONCE == 0:
+                    # Those that wait are committed while the rest is looked at.
+                    await asyncio.sleep(0)
+                if self._in_flight >= MAX_IN_FLIGHT:
+                    await self._may_read.wait()
+
+    def _take(self, event: Any) -> None:
+        """Handle one frame. Whatever came costs one request, also what could not be read."""
+        self._service.metrics.received()
+        frame = None
+        try:
             try:
-                try:
-                    frame = parse_frame(_text(message))
-                finally:
-                    # Whatever came costs one request, also what could not be read.
-                    self._service.spend(self._outbox.wallet)
-                self._handle(frame)
-            except Refusal as refusal:
-                self._refuse(refusal, frame if isinstance(frame, ChatMessage) else None)
-            except Exception as error:  # noqa: BLE001 (answered and closed; the others go on)
-                self._fail(error)
-                return
+                frame = parse_frame(_text(event))
+            finally:
+                self._service.spend(self._outbox.wallet)
+            self._handle(frame)
+        except Refusal as refusal:
+            self._refuse(refusal, frame if isinstance(frame, ChatMessage) else None)
+        except Exception as error:  # noqa: BLE001 (answered and closed; the others go on)
+            self._fail(error)
 
     async def _settle(self) -> None:
         """The server stops: commit and answer what was taken, then close 1012."""
@@ -402,15 +417,15 @@ class _Connection:
         """Send what is queued until the outbox closes; nothing after the token's expiry."""
         outbox = self._outbox
         while frames := await outbox.take():
-            for frame in frames:
+            for batch, size in _batches(frames):
                 if outbox.close_with is None and time.time() >= self._principal.expires_at:
                     self._on_expiry()
                     break
                 try:
-                    await self._websocket.send_text(frame.decode())
-                except (RuntimeError, WebSocketDisconnect):
+                    await self._frames.send_many(batch)
+                except OSError:
                     return
-                outbox.sent(len(frame))
+                outbox.sent(size)
                 if outbox.close_with is Close.TOO_SLOW:
                     return
 
@@ -420,3 +435,17 @@ class _Connection:
                 await self._websocket.close(code)
         except (RuntimeError, WebSocketDisconnect, TimeoutError):
             log.debug("socket.gone_before_close")
+
+
+def _batches(frames: Sequence[bytes]) -> Iterator[tuple[list[bytes], int]]:
+    """``frames`` in order, in batches that go out at once, with the bytes in each."""
+    batch: list[bytes] = []
+    size = 0
+    for frame in frames:
+        if batch and size + len(frame) > SEND_AT_ONCE:
+            yield batch, size
+            batch, size = [], 0
+        batch.append(frame)
+        size += len(frame)
+    if batch:
+        yield batch, size

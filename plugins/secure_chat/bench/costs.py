@@ -7,9 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """How often a second ``what`` is done, and how often it should be; None when nobody asks."""
+    """What was measured of ``what``, and what it should be; None when nobody asks."""
 
     section: str
     what: str
-    per_second: float
+    value: float
     target: float | None = None
+    unit: str = "/s"
+    at_most: bool = False  # the target is an upper limit
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is met; None without one."""
+        if self.target is None:
+            return None
+        return self.value <= self.target if self.at_most else self.value >= self.target

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 import uvloop
 
-from plugins.secure_chat.bench.workload import FrameSplitter, client_frames
+from plugins.secure_chat.bench.workload import FrameSplitter, Signer, client_frames
 
 OPCODE_TEXT: Final = 1
 OPCODE_CLOSE: Final = 8
@@ -30,6 +30,7 @@ class Pair(msgspec.Struct):
     sender_token: str
     receiver_token: str
     recipient: str
+    signer: Signer | None = None
 
 
 class Plan(msgspec.Struct):
@@ -52,6 +53,15 @@ class Seen(msgspec.Struct):
     generator_cpu: float  # seconds, making the frames excluded
 
 
+def handshake(token: str, port: int) -> bytes:
+    """The request that opens the chat's socket."""
+    return (
+        f"GET /v1/chat/ws HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+        f"Sec-WebSocket-Version: 13\r\nAuthorization: Bearer {token}\r\n\r\n"
+    ).encode()
+
+
 class _Socket(asyncio.Protocol):
     """A WebSocket client that hands on text payloads; anything unexpected ends the run."""
 
@@ -59,11 +69,7 @@ class _Socket(asyncio.Protocol):
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.finished = False
         self.transport: asyncio.Transport
-        self._hello = (
-            f"GET /v1/chat/ws HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\n"
-            "Connection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-            f"Sec-WebSocket-Version: 13\r\nAuthorization: Bearer {token}\r\n\r\n"
-        ).encode()
+        self._hello = handshake(token, port)
         self._failed = failed
         self._upgrade: bytes | None = b""
         self._splitter = FrameSplitter()
@@ -122,7 +128,7 @@ class _Sender(_Socket):
         super().__init__(pair.sender_token, plan.port, failed)
         self.sent_at: list[float] = []
         self.acked_at: list[float] = []
-        self._frames = client_frames(pair.recipient, plan.first_seq, plan.messages)
+        self._frames = client_frames(pair.recipient, plan.first_seq, plan.messages, pair.signer)
         self._window = plan.window
         self._done = done
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
-
-import msgspec
 
 from plugins.secure_chat.bench.adoption import adoption_costs
 from plugins.secure_chat.bench.client import client_costs
@@ -20,9 +16,11 @@ from plugins.secure_chat.bench.costs import Cost
 from plugins.secure_chat.bench.directory import directory_costs
 from plugins.secure_chat.bench.evidence import evidence_costs
 from plugins.secure_chat.bench.figures import Round, Row, percentile, rows
-from plugins.secure_chat.bench.load import Pair, Plan, Seen
-from plugins.secure_chat.bench.servers import NAMES, OURS, Server, running
-from plugins.secure_chat.bench.workload import Scenario, receiver, sender
+from plugins.secure_chat.bench.rounds import one_round
+from plugins.secure_chat.bench.scale import scale_costs
+from plugins.secure_chat.bench.servers import NAMES, SIGNED, running
+from plugins.secure_chat.bench.signers import registered
+from plugins.secure_chat.bench.workload import Scenario
 
 
 class Section(Protocol):
@@ -36,8 +34,8 @@ SECTIONS: Final[dict[str, Section]] = {
     "client": client_costs,
     "evidence": evidence_costs,
     "adoption": adoption_costs,
+    "scale": scale_costs,
 }
-_LOAD_SECONDS: Final = 120
 _SYNCS: Final = 100
 _RECORD: Final = b"x" * 599 + b"\n"
 
@@ -71,13 +69,19 @@ def measure(
     first_seq = 1
     with contextlib.ExitStack() as stack:
         started = [stack.enter_context(running(name, directory / name)) for name in servers]
+        most = max(scenario.pairs for scenario in scenarios)
+        signers = {
+            server.name: registered(server, most) for server in started if server.name == SIGNED
+        }
         for scenario in scenarios:
             measured: dict[str, list[Round]] = {server.name: [] for server in started}
             for number in range(rounds):
                 progress(f"{scenario.name}, round {number + 1} of {rounds}")
                 turn = number % len(started)
                 for server in started[turn:] + started[:turn]:
-                    measured[server.name].append(_one(server, scenario, first_seq))
+                    measured[server.name].append(
+                        one_round(server, scenario, first_seq, signers.get(server.name))
+                    )
                 first_seq += scenario.messages
             found += rows(scenario.name, measured)
     costs: list[Cost] = []
@@ -85,45 +89,6 @@ def measure(
         progress(name)
         costs += section(directory / name, quick=quick)
     return Result(found, percentile(syncs, 0.5), percentile(syncs, 0.99), costs)
-
-
-def _one(server: Server, scenario: Scenario, first_seq: int) -> Round:
-    plan = Plan(
-        port=server.port,
-        pairs=[
-            Pair(server.token(sender(pair)), server.token(receiver(pair)), receiver(pair))
-            for pair in range(scenario.pairs)
-        ],
-        window=scenario.window,
-        messages=scenario.messages // scenario.pairs,
-        first_seq=first_seq,
-    )
-    cpu, (groups, grouped) = server.cpu_seconds(), server.groups()
-    done = subprocess.run(
-        [sys.executable, "-m", "plugins.secure_chat.bench.load"],
-        input=msgspec.json.encode(plan),
-        capture_output=True,
-        timeout=_LOAD_SECONDS,
-        check=False,
-    )
-    if done.returncode != 0:
-        reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise RuntimeError(f"{server.name} at {scenario.name}: {reason}")
-    cpu = server.cpu_seconds() - cpu
-    groups_after, grouped_after = server.groups()
-    seen = msgspec.json.decode(done.stdout, type=Seen)
-    sent = plan.messages * scenario.pairs
-    commits = groups_after - groups
-    return Round(
-        per_second=seen.measured / seen.seconds,
-        ack_p50=percentile(seen.to_ack, 0.5) * 1e6,
-        ack_p99=percentile(seen.to_ack, 0.99) * 1e6,
-        delivery_p50=percentile(seen.to_delivery, 0.5) * 1e6,
-        delivery_p99=percentile(seen.to_delivery, 0.99) * 1e6,
-        cpu=cpu / sent * 1e6,
-        generator=seen.generator_cpu / (seen.seconds * sent / seen.measured),
-        group=(grouped_after - grouped) / commits if server.name == OURS and commits else None,
-    )
 
 
 def _sync_times(path: Path) -> list[float]:

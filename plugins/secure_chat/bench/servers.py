@@ -20,7 +20,9 @@ import jwt
 OURS: Final = "ours"
 RELAY: Final = "relay"
 PROTOTYPE: Final = "prototype"
-NAMES: Final = (RELAY, PROTOTYPE, OURS)
+SIGNED: Final = "signed"  # ours, when every message is signed by a registered device
+NAMES: Final = (RELAY, PROTOTYPE, OURS, SIGNED)
+_OF_OURS: Final = (OURS, SIGNED)
 STOP_SECONDS: Final = 15
 _LISTENING: Final = re.compile(r"listening on http://[^ ]*:([0-9]+)")
 _TOKEN_SECONDS: Final = 3600
@@ -35,8 +37,12 @@ class Server:
     port: int
     secret: str
 
+    @property
+    def is_ours(self) -> bool:
+        return self.name in _OF_OURS
+
     def token(self, wallet: str) -> str:
-        if self.name != OURS:
+        if not self.is_ours:
             return wallet
         claims = {"sub": wallet, "scope": "user", "exp": time.time() + _TOKEN_SECONDS}
         return jwt.encode(claims, self.secret, "HS256")
@@ -45,9 +51,17 @@ class Server:
         """CPU time of all its threads so far, user and system (proc(5), fields 14 and 15)."""
         return cpu_of_stat(Path(f"/proc/{self.process.pid}/stat").read_text())
 
+    def memory(self) -> int:
+        """Bytes of it that are resident (proc(5), VmRSS)."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(r"^VmRSS:\s+([0-9]+) kB$", status, re.MULTILINE)
+        if found is None:
+            raise RuntimeError(f"the {self.name} server has ended")
+        return int(found[1]) << 10
+
     def groups(self) -> tuple[float, float]:
         """(group commits, messages in them) so far; zeros for a server that has none."""
-        if self.name != OURS:
+        if not self.is_ours:
             return 0.0, 0.0
         url = f"http://127.0.0.1:{self.port}/metrics"
         with urllib.request.urlopen(url, timeout=10) as answer:
@@ -80,12 +94,13 @@ def running(name: str, directory: Path) -> Iterator[Server]:
         # The limits are not what is measured.
         "SECURE_CHAT_RATE_PER_SECOND": "1e9",
         "SECURE_CHAT_BURST": "1000000000",
+        "SECURE_CHAT_REQUIRE_SIGNATURES": "true" if name == SIGNED else "false",
     }
     environment.pop("GENESIS_LEDGER_PATH", None)
-    module = "plugins.secure_chat" if name == OURS else "plugins.secure_chat.bench.baseline"
+    module = "plugins.secure_chat" if name in _OF_OURS else "plugins.secure_chat.bench.baseline"
     arguments = (
         ["serve", "--port", "0", "--data-dir", str(directory)]
-        if name == OURS
+        if name in _OF_OURS
         else [name, str(directory)]
     )
     with (directory / "server.log").open("w") as log:

@@ -6,12 +6,15 @@ import os
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 import orjson
 from websockets.frames import Frame, Opcode
 
 from plugins.secure_chat.core.envelope import message_hash
+from plugins.secure_chat.crypto.frame import signing_input
+from plugins.secure_chat.crypto.primitives import ed25519_sign
 
 CIPHERTEXT_SIZE: Final = 256
 _FIRST_RECEIVER: Final = 1 << 32
@@ -54,26 +57,40 @@ def receiver(pair: int) -> str:
     return f"0x{_FIRST_RECEIVER + pair:040x}"
 
 
-def message(recipient: str, seq: int) -> bytes:
+class Signer(msgspec.Struct, frozen=True):
+    """A sender that signs: its wallet, its device and that device's Ed25519 seed."""
+
+    wallet: str
+    device: str
+    seed: bytes
+
+
+def message(recipient: str, seq: int, signer: Signer | None = None) -> bytes:
     """One valid CHAT_MESSAGE of random bytes."""
     ciphertext, nonce = os.urandom(CIPHERTEXT_SIZE), os.urandom(12)
-    return orjson.dumps(
-        {
-            "type": "CHAT_MESSAGE",
-            "recipient": recipient,
-            "ciphertext": b64encode(ciphertext).decode(),
-            "nonce": b64encode(nonce).decode(),
-            "seq": seq,
-            "ts": 1_700_000_000 + seq,
-            "hash": b64encode(message_hash(ciphertext, nonce, seq)).decode(),
-        }
-    )
+    ts, digest = 1_700_000_000 + seq, message_hash(ciphertext, nonce, seq)
+    fields: dict[str, Any] = {
+        "type": "CHAT_MESSAGE",
+        "recipient": recipient,
+        "ciphertext": b64encode(ciphertext).decode(),
+        "nonce": b64encode(nonce).decode(),
+        "seq": seq,
+        "ts": ts,
+        "hash": b64encode(digest).decode(),
+    }
+    if signer is not None:
+        signed = signing_input(signer.wallet, signer.device, recipient, nonce, seq, ts, digest)
+        fields["device"] = signer.device
+        fields["signature"] = b64encode(ed25519_sign(signer.seed, signed)).decode()
+    return orjson.dumps(fields)
 
 
-def client_frames(recipient: str, first_seq: int, count: int) -> list[bytes]:
+def client_frames(
+    recipient: str, first_seq: int, count: int, signer: Signer | None = None
+) -> list[bytes]:
     """``count`` masked WebSocket text frames with rising seq, ready for the socket."""
     return [
-        Frame(Opcode.TEXT, message(recipient, seq)).serialize(mask=True)
+        Frame(Opcode.TEXT, message(recipient, seq, signer)).serialize(mask=True)
         for seq in range(first_seq, first_seq + count)
     ]
 

@@ -21,6 +21,7 @@ from rich.table import Table
 from plugins.secure_chat.bench.costs import Cost
 from plugins.secure_chat.bench.figures import Row, latency_targets
 from plugins.secure_chat.bench.run import Result, measure
+from plugins.secure_chat.bench.servers import OURS
 from plugins.secure_chat.bench.workload import FULL, QUICK
 
 
@@ -61,13 +62,16 @@ def _print(result: Result) -> None:
         table.add_column(heading, justify="right")
     table.add_column("/relay", justify="right")
     table.add_column("target", justify="right")
+    table.add_column("")
     for row in result.rows:
         table.add_row(*_cells(row))
     console.print(table)
     p50, p99 = latency_targets(result.sync_p50)
+    alone = next(row.figures for row in result.rows if (row.server, row.scenario) == (OURS, "1×1"))
     console.print(
         f"append and sync here: p50 {result.sync_p50:,.0f} us, p99 {result.sync_p99:,.0f} us; so "
-        f"ours at 1×1 should be acknowledged in p50 {p50:,.0f} us, p99 {p99:,.0f} us"
+        f"ours at 1×1 should be acknowledged in p50 {p50:,.0f} us "
+        f"({_verdict(alone.ack_p50 <= p50)}), p99 {p99:,.0f} us ({_verdict(alone.ack_p99 <= p99)})"
     )
     console.print(
         "group: messages a commit; CPU: the server's, a message; load: cores the generator took"
@@ -77,12 +81,20 @@ def _print(result: Result) -> None:
 
 def _costs(costs: Sequence[Cost]) -> Table:
     table = Table("section", "what", box=None)
-    table.add_column("a second", justify="right")
+    table.add_column("measured", justify="right")
     table.add_column("target", justify="right")
+    table.add_column("")
     for cost in costs:
-        target = "" if cost.target is None else f"{cost.target:,.0f}"
-        table.add_row(cost.section, cost.what, f"{cost.per_second:,.0f}", target)
+        digits = 0 if cost.value >= 100 else 2
+        sign = "≤" if cost.at_most else "≥"
+        target = "" if cost.target is None else f"{sign} {cost.target:,.{digits}f}{cost.unit}"
+        measured = f"{cost.value:,.{digits}f}{cost.unit}"
+        table.add_row(cost.section, cost.what, measured, target, _verdict(cost.met))
     return table
+
+
+def _verdict(met: bool | None) -> str:
+    return "" if met is None else "met" if met else "not met"
 
 
 def _cells(row: Row) -> list[str]:
@@ -100,4 +112,5 @@ def _cells(row: Row) -> list[str]:
         "" if figures.group is None else f"{figures.group:.1f}",
         "" if row.over_relay is None else f"{row.over_relay:.2f}",
         "" if row.target is None else f"{row.target:.2f}",
+        _verdict(row.met),
     ]

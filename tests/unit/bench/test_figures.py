@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from plugins.secure_chat.bench.costs import Cost
 from plugins.secure_chat.bench.figures import (
     Round,
     latency_targets,
@@ -51,16 +52,32 @@ def test_ratios_are_taken_between_neighbours_in_time_and_not_between_medians() -
 
 
 def test_only_our_rows_of_the_named_scenarios_have_a_target() -> None:
-    measured = {"relay": [a_round(2)], "prototype": [a_round(1)], "ours": [a_round(1)]}
-    targets = {
-        (row.scenario, row.server): row.target
+    measured = {
+        "relay": [a_round(2)],
+        "prototype": [a_round(1)],
+        "ours": [a_round(1.6)],
+        "signed": [a_round(1)],
+    }
+    met = {
+        (row.scenario, row.server): row.met
         for name in ("1×1", "1×64", "50×64")
         for row in rows(name, measured)
+        if row.target is not None or row.met is not None
     }
-    assert {key for key, target in targets.items() if target is not None} == {
-        ("1×64", "ours"),
-        ("50×64", "ours"),
+    assert met == {
+        ("1×64", "ours"): True,
+        ("50×64", "ours"): True,
+        ("1×64", "signed"): True,
+        ("50×64", "signed"): False,
     }
+
+
+def test_a_target_may_be_an_upper_limit() -> None:
+    assert Cost("s", "w", 2.0).met is None
+    assert Cost("s", "w", 2.0, 2.0).met is True
+    assert Cost("s", "w", 1.9, 2.0).met is False
+    assert Cost("s", "w", 2.0, 2.0, " KiB", at_most=True).met is True
+    assert Cost("s", "w", 2.1, 2.0, " KiB", at_most=True).met is False
 
 
 def test_the_latency_targets_follow_the_disk() -> None:

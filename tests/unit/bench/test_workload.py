@@ -11,6 +11,7 @@ from plugins.secure_chat.bench.workload import (
     FULL,
     QUICK,
     FrameSplitter,
+    Signer,
     client_frames,
     message,
     receiver,
@@ -19,6 +20,8 @@ from plugins.secure_chat.bench.workload import (
 from plugins.secure_chat.core.envelope import ChatMessage, validate
 from plugins.secure_chat.core.frames import parse_frame
 from plugins.secure_chat.core.identifiers import canonical
+from plugins.secure_chat.crypto.primitives import ed25519_public
+from plugins.secure_chat.directory.signatures import verify_batch
 from plugins.secure_chat.metrics import Metrics
 
 
@@ -27,6 +30,15 @@ def test_a_message_passes_every_rule_of_the_server() -> None:
     assert isinstance(frame, ChatMessage)
     envelope = validate(frame, sender(3))
     assert (envelope.recipient, envelope.seq, envelope.size) == (receiver(3), 17, CIPHERTEXT_SIZE)
+
+
+def test_a_signed_message_bears_a_signature_that_the_server_takes() -> None:
+    signer = Signer(sender(1), "bench", bytes(32))
+    frame = parse_frame(message(receiver(1), 3, signer))
+    assert isinstance(frame, ChatMessage)
+    envelope = validate(frame, signer.wallet)
+    public = ed25519_public(signer.seed)
+    assert verify_batch([(public, envelope), (bytes(32), envelope)]) == [True, False]
 
 
 def test_no_two_wallets_of_a_run_are_the_same() -> None:

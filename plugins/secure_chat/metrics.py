@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterable
+from itertools import accumulate
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 from plugins.secure_chat.core.identity_event import StatementKind
 from plugins.secure_chat.errors import Code
@@ -12,6 +17,25 @@ from plugins.secure_chat.errors import Code
 _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 MAX_CALLERS: Final = 100_000  # counted one by one; a gauge at this number says: at least so many
 _GROUP: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+
+
+class Latencies(Collector):
+    """A histogram of seconds without a lock, for one thread: made for what every message does."""
+
+    def __init__(self, name: str, documentation: str) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._counts = [0] * (len(_SECONDS) + 1)  # by bucket, the last without a bound
+        self._sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self._counts[bisect_left(_SECONDS, seconds)] += 1
+        self._sum += seconds
+
+    def collect(self) -> Iterable[HistogramMetricFamily]:
+        bounds = [*(str(bound) for bound in _SECONDS), "+Inf"]
+        buckets = list(zip(bounds, accumulate(self._counts), strict=True))
+        yield HistogramMetricFamily(self._name, self._documentation, buckets, self._sum)
 
 
 class Metrics:
@@ -45,12 +69,8 @@ class Metrics:
             buckets=_GROUP,
             registry=self.registry,
         )
-        self._ack_seconds = Histogram(
-            "secure_chat_ack_seconds",
-            "From validated to acknowledged.",
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
+        self._ack_seconds = Latencies("secure_chat_ack_seconds", "From validated to acknowledged.")
+        self.registry.register(self._ack_seconds)
         self._signatures = Counter(
             "secure_chat_signatures",
             "Checked device signatures by verdict.",

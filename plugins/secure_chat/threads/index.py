@@ -304,7 +304,6 @@ def newest(connection: Connection, wallet: str, end: int) -> dict[str, int]:
         select(func.max(inner.c.position))
         .where(
             inner.c.thread == thread_members.c.thread,
-            inner.c.position > thread_members.c.joined,
             inner.c.position <= end,
             or_(thread_members.c.left.is_(None), inner.c.position < thread_members.c.left),
         )

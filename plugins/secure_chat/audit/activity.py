@@ -45,7 +45,7 @@ class EpochTotal:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """``stretch`` says what a bar is: "day", "7 days", "1,200 records"."""
+    """``stretch`` says what a bar is: "a day", "7 days", "1,200 records"."""
 
     stretch: str
     bars: tuple[Bar, ...]
@@ -125,7 +125,7 @@ def _by_day(days: Mapping[str, _Stretch]) -> tuple[str, tuple[Bar, ...]] | None:
         one, found = merged[(day - first).days // width], days[day.isoformat()]
         one.messages += found.messages
         one.wallets |= found.wallets
-    return "day" if width == 1 else f"{width} days", tuple(
+    return "a day" if width == 1 else f"{width} days", tuple(
         Bar((first + timedelta(days=width * number)).isoformat(), one.messages, one.count)
         for number, one in enumerate(merged)
     )

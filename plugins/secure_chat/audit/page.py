@@ -58,9 +58,9 @@ def page(
     if activity is not None:
         labels = [bar.label for bar in activity.bars]
         parts += [
-            f"<h2>Messages, each bar {escape(activity.stretch)}</h2>",
+            f"<h2>Messages, one bar for {escape(activity.stretch)}</h2>",
             _bars([bar.messages for bar in activity.bars], labels, "messages"),
-            f"<h2>Wallets that sent, each bar {escape(activity.stretch)}</h2>",
+            f"<h2>Wallets that sent, one bar for {escape(activity.stretch)}</h2>",
             _bars([bar.wallets for bar in activity.bars], labels, "wallets"),
             "<h2>Rewards, CHR an epoch</h2>",
             _bars(

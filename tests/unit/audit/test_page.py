@@ -103,7 +103,7 @@ def test_what_comes_from_the_ledger_is_escaped() -> None:
 def test_days_without_messages_are_bars_too_and_wallets_are_counted_once(path: Path) -> None:
     first = [("2026-01-01", writers.secure_message(seq)) for seq in (1, 2)]
     activity = _activity(path, [first, [("2026-01-04", writers.secure_message(3))]])
-    assert activity.stretch == "day"
+    assert activity.stretch == "a day"
     assert [(bar.label, bar.messages, bar.wallets) for bar in activity.bars] == [
         ("2026-01-01", 2, 1),
         ("2026-01-02", 0, 0),

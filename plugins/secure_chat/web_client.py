@@ -6,6 +6,7 @@ whatever else it might be made to do, the headers forbid.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,6 +43,7 @@ _HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+_ASSET: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", re.ASCII)
 # A build names a file in assets/ after its content.
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
 _ASK_AGAIN: Final = "no-cache"
@@ -71,14 +73,14 @@ class WebClient:
 
         @router.get("/assets/{name}")
         async def asset(name: str) -> Response:
-            return self._file(f"assets/{name}", _FOR_EVER)
+            return self._file(f"assets/{name}" if _ASSET.fullmatch(name) else None, _FOR_EVER)
 
         return [router]
 
-    def _file(self, name: str, caching: str) -> Response:
+    def _file(self, name: str | None, caching: str) -> Response:
         if not self.built:
             return PlainTextResponse(NOT_BUILT, 503, _HEADERS)
-        path = (self._folder / name).resolve()
-        if not path.is_relative_to(self._folder) or not path.is_file():
+        path = None if name is None else (self._folder / name).resolve()
+        if path is None or not path.is_relative_to(self._folder) or not path.is_file():
             return PlainTextResponse("there is no such file", 404, _HEADERS)
         return FileResponse(path, headers={**_HEADERS, "Cache-Control": caching})

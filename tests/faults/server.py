@@ -67,6 +67,7 @@ class Server:
         self,
         data_dir: Path,
         *,
+        options: tuple[str, ...] = (),
         before_exec: Callable[[], None] | None = None,
         **settings: str,
     ) -> None:
@@ -74,7 +75,7 @@ class Server:
         self.data_dir = data_dir
         self._log = (data_dir.parent / f"{data_dir.name}.log").open("ab")
         self.process = subprocess.Popen(
-            command(data_dir),
+            command(data_dir, *options),
             stdout=subprocess.PIPE,
             stderr=self._log,
             env=environment(settings),

@@ -58,6 +58,16 @@ export default defineConfig({
       {
         extends: true,
         test: {
+          name: "e2e",
+          environment: "node",
+          testTimeout: TIMEOUT,
+          hookTimeout: TIMEOUT,
+          include: ["tests/e2e/**/*.e2e.ts"],
+        },
+      },
+      {
+        extends: true,
+        test: {
           name: "browser",
           testTimeout: TIMEOUT,
           hookTimeout: TIMEOUT,

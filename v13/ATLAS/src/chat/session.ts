@@ -185,7 +185,9 @@ export class ChatSession {
     try {
       await this.contact(peer);
     } catch (error) {
-      if (!(error instanceof DirectoryError)) throw error;
+      // What a directory says that is not sound, or does not say, shows when something is sent.
+      if (error instanceof CryptoError && FATAL.has(error.code)) this.#show({ problem: error.code });
+      else if (!(error instanceof CryptoError || error instanceof DirectoryError)) throw error;
     }
   }
 
@@ -225,7 +227,7 @@ export class ChatSession {
   /** The person has seen the conversation to its end. */
   async seen(peer: string): Promise<void> {
     const summary = this.summary(peer);
-    if (summary === null || summary.unread === 0) return;
+    if (summary === null || summary.unread === 0 || this.#view.problem !== null) return;
     const unread = this.conversation(peer)
       .entries.filter((one) => one.direction === "in" && one.problem === null)
       .slice(-summary.unread);

@@ -34,3 +34,26 @@ test("the protocol is small enough to load with a page", async () => {
   expect(gzipSync(first, { level: 9 }).length).toBeLessThan(LARGEST / 2);
   expect(first.length).toBeGreaterThan(code.length / 4);
 });
+
+test("protocol and user interface, without React, are small enough to load with a page", async () => {
+  const built = await build({
+    configFile: false,
+    logLevel: "silent",
+    build: {
+      write: false,
+      target: "es2023",
+      rolldownOptions: {
+        input: resolve(import.meta.dirname, "../../src/demo/main.tsx"),
+        external: [/^react/],
+      },
+    },
+  });
+  const outputs = (Array.isArray(built) ? built : [built]).flatMap((one) =>
+    "output" in one ? one.output : [],
+  );
+  const parts = outputs.map((one) => (one.type === "chunk" ? one.code : String(one.source)));
+  expect(parts.join("")).toContain("atlas/secure-chat/v2/");
+  expect(parts.join("")).toContain("Safety number");
+  const size = parts.reduce((sum, part) => sum + gzipSync(part, { level: 9 }).length, 0);
+  expect(size, `${size} bytes gzipped`).toBeLessThan(80_000);
+});

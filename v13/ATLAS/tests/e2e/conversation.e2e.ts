@@ -1,0 +1,213 @@
+/** Two browsers and a Python client, through everything that a day brings. */
+import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
+
+import { type Person, Stage } from "./stage";
+
+let stage: Stage;
+const people: Person[] = [];
+
+beforeAll(async () => {
+  stage = await Stage.set();
+});
+afterAll(async () => {
+  await stage.strike();
+});
+afterEach(async () => {
+  for (const person of people.splice(0)) {
+    expect(person.complaints).toEqual([]);
+    await person.leave();
+  }
+});
+
+async function person(): Promise<Person> {
+  const one = await stage.person();
+  people.push(one);
+  return one;
+}
+
+/** Two persons who have the conversation with each other open. */
+async function pair(): Promise<readonly [Person, Person]> {
+  const [alice, carol] = [await person(), await person()];
+  await alice.open(carol.wallet);
+  await carol.open(alice.wallet);
+  return [alice, carol];
+}
+
+test("two browsers and a Python client read one another in every direction", async () => {
+  const [alice, carol] = await pair();
+  const { wallet: bob } = await stage.ask<{ wallet: string }>({ do: "bob" });
+
+  await alice.say("from Alice to Carol");
+  await carol.sees("from Alice to Carol");
+  await carol.say("from Carol to Alice");
+  await alice.sees("from Carol to Alice");
+
+  for (const one of [alice, carol]) {
+    await one.open(bob);
+    await one.say("from a browser to Bob");
+    expect(await stage.ask({ do: "hear" })).toEqual({
+      from: one.wallet,
+      text: "from a browser to Bob",
+    });
+    await stage.ask({ do: "say", to: one.wallet, text: "from Bob to a browser" });
+    await one.sees("from Bob to a browser");
+    expect(await one.texts()).toEqual(["from a browser to Bob", "from Bob to a browser"]);
+  }
+});
+
+test("a reload in the middle loses nothing, shows nothing twice and goes on", async () => {
+  const [alice, carol] = await pair();
+  await alice.say("before the reload");
+  await carol.sees("before the reload");
+  await carol.page.reload();
+  await carol.sees("before the reload");
+  await carol.say("after the reload");
+  await alice.sees("after the reload");
+  await alice.page.reload();
+  await alice.sees("after the reload");
+  expect(await alice.texts()).toEqual(["before the reload", "after the reload"]);
+  expect(await carol.texts()).toEqual(["before the reload", "after the reload"]);
+});
+
+test("what is written offline says so, survives a reload, and goes out in its order", async () => {
+  const [alice, carol] = await pair();
+  await alice.say("online");
+  await carol.sees("online");
+  await alice.context.setOffline(true);
+  await alice.page.getByText("You are offline.").waitFor();
+  await alice.write("offline one");
+  await alice.line("offline one", "Sending").waitFor();
+  await alice.write("offline two");
+  await alice.line("offline two", "Sending").waitFor();
+  await alice.screenshot("offline");
+  expect(await carol.texts()).toEqual(["online"]);
+  await alice.context.setOffline(false);
+  await alice.line("offline two", "In the ledger").waitFor();
+  await carol.sees("offline two");
+  expect(await carol.texts()).toEqual(["online", "offline one", "offline two"]);
+  // Carol was away while Alice wrote: she gets it when she is back.
+  await carol.context.setOffline(true);
+  await alice.say("while Carol is away");
+  await carol.context.setOffline(false);
+  await carol.sees("while Carol is away");
+});
+
+test("a message that was sealed and not acknowledged goes out after a reload", async () => {
+  const [alice, carol] = await pair();
+  await alice.say("first");
+  // From now on her page's frames go nowhere.
+  await alice.page.routeWebSocket(/\/v1\/chat\/ws/, (socket) => {
+    const server = socket.connectToServer();
+    socket.onMessage((frame) => {
+      if (!String(frame).includes("CHAT_MESSAGE")) server.send(frame);
+    });
+  });
+  await alice.page.reload();
+  await alice.page.getByText("Connected").waitFor();
+  await alice.write("kept over the reload");
+  await alice.line("kept over the reload", "Sending").waitFor();
+  await alice.page.unrouteAll();
+  const page = await alice.tab();
+  people.push(page);
+  await page.open(carol.wallet);
+  await page.line("kept over the reload", "In the ledger").waitFor();
+  await carol.sees("kept over the reload");
+  expect(await carol.texts()).toEqual(["first", "kept over the reload"]);
+  people.splice(people.indexOf(page), 1);
+});
+
+test("two tabs of one wallet write and read side by side", async () => {
+  const [alice, carol] = await pair();
+  const other = await alice.tab();
+  await other.open(carol.wallet);
+  await alice.say("from the first tab");
+  await other.sees("from the first tab");
+  await other.say("from the second tab");
+  await alice.sees("from the second tab");
+  await Promise.all([alice.say("at once, one"), other.say("at once, two")]);
+  await carol.sees("at once, one");
+  await carol.sees("at once, two");
+  await carol.say("to both tabs");
+  await alice.sees("to both tabs");
+  await other.sees("to both tabs");
+  await alice.until(async () => (await alice.texts()).length === 5, "five lines");
+  await other.until(async () => (await other.texts()).length === 5, "five lines");
+  expect(await other.texts()).toEqual(await alice.texts());
+  expect((await carol.texts()).length).toBe(5);
+  expect(other.complaints).toEqual([]);
+});
+
+test("a restart of the server is a pause, and nothing more", async () => {
+  const [alice, carol] = await pair();
+  await alice.say("before the restart");
+  await stage.ask({ do: "restart" });
+  await alice.write("around the restart");
+  await alice.line("around the restart", "In the ledger").waitFor();
+  await carol.sees("around the restart");
+  await carol.say("after the restart");
+  await alice.sees("after the restart");
+  const expected = ["before the restart", "around the restart", "after the restart"];
+  expect(await alice.texts()).toEqual(expected);
+  expect(await carol.texts()).toEqual(expected);
+});
+
+test("receipts are given once they are turned on, and never before", async () => {
+  const [alice, carol] = await pair();
+  await alice.say("no receipt for this");
+  await carol.sees("no receipt for this");
+  await carol.say("Carol has read it");
+  await alice.sees("Carol has read it");
+  expect(await alice.line("no receipt for this", "In the ledger").count()).toBe(1);
+  expect(await alice.line("no receipt for this", "Delivered").count()).toBe(0);
+  expect(await alice.line("no receipt for this", "Read").count()).toBe(0);
+  await carol.page.getByRole("checkbox", { name: "Receipts" }).check();
+  await alice.write("a receipt for this");
+  await alice.line("a receipt for this", "Read").waitFor();
+});
+
+test("the list counts what is unread, and the conversation's end is where one stands", async () => {
+  const [alice, carol] = await pair();
+  await alice.say("one");
+  await carol.sees("one");
+  await carol.page.evaluate(() => {
+    location.hash = "";
+  });
+  await alice.say("two");
+  await alice.say("three");
+  const row = carol.page.getByRole("button", { name: /2 unread/ });
+  await row.waitFor();
+  await row.click();
+  await carol.sees("three");
+  await carol.page.getByRole("button", { name: /unread/ }).waitFor({ state: "detached" });
+});
+
+test("a long history is read page by page, and stays where the reader is", async () => {
+  const alice = await person();
+  const { wallet: bob } = await stage.ask<{ wallet: string }>({ do: "bob anew" });
+  const count = 1000;
+  for (let at = 1; at <= count; at++) {
+    await stage.ask({ do: "say", to: alice.wallet, text: `line ${at} of many` });
+  }
+  await alice.open(bob);
+  await alice.sees(`line ${count} of many`);
+  await alice.page.reload();
+  await alice.sees(`line ${count} of many`);
+  const lines = alice.messages.getByRole("article");
+  // What is not asked for is not drawn.
+  expect(await lines.count()).toBeLessThan(200);
+  while ((await alice.line("line 1 of many").count()) === 0) {
+    const before = await lines.count();
+    await alice.messages.evaluate((list) => {
+      list.scrollTop = 0;
+    });
+    await alice.page.getByRole("button", { name: "Older messages" }).click();
+    await alice.until(async () => (await lines.count()) > before, "an older page");
+    // The reader is not thrown back to the end.
+    const fromEnd = await alice.messages.evaluate(
+      (list) => list.scrollHeight - list.scrollTop - list.clientHeight,
+    );
+    expect(fromEnd).toBeGreaterThan(500);
+  }
+  const texts = await alice.texts();
+  expect(texts).toEqual(Array.from({ length: count }, (_, index) => `line ${index + 1} of many`));
+});

@@ -1,0 +1,274 @@
+/** A server that lies, seen from the browser: what is wrong shows, and is never shown as right. */
+import type { WebSocketRoute } from "playwright";
+import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
+
+import { type Person, Stage } from "./stage";
+
+let stage: Stage;
+const people: Person[] = [];
+
+beforeAll(async () => {
+  stage = await Stage.set();
+});
+afterAll(async () => {
+  await stage.strike();
+});
+afterEach(async () => {
+  for (const person of people.splice(0)) {
+    expect(person.complaints).toEqual([]);
+    await person.leave();
+  }
+});
+
+type Fields = Record<string, unknown>;
+
+/** What becomes of each frame on its way to the page. */
+class Between {
+  /** The frames to deliver for one of the server's. */
+  deliver: (frame: Fields) => readonly Fields[] = (frame) => [frame];
+  readonly passed: Fields[] = [];
+  #page: WebSocketRoute | null = null;
+
+  async stand(person: Person["page"]): Promise<void> {
+    await person.routeWebSocket(/\/v1\/chat\/ws/, (socket) => {
+      this.#page = socket;
+      const server = socket.connectToServer();
+      server.onMessage((text) => {
+        const frame = JSON.parse(String(text)) as Fields;
+        this.passed.push(frame);
+        for (const one of this.deliver(frame)) socket.send(JSON.stringify(one));
+      });
+    });
+  }
+
+  show(frame: Fields): void {
+    this.#page?.send(JSON.stringify(frame));
+  }
+
+  messages(): readonly Fields[] {
+    return this.passed.filter((one) => one["type"] === "CHAT_MESSAGE");
+  }
+}
+
+interface Scene {
+  readonly alice: Person;
+  readonly between: Between;
+  readonly bob: string;
+}
+
+/** Alice behind a server that lies, and Bob, who have written to one another. */
+async function scene(): Promise<Scene> {
+  const between = new Between();
+  const alice = await stage.person((page) => between.stand(page));
+  people.push(alice);
+  const { wallet: bob } = await stage.ask<{ wallet: string }>({ do: "bob anew" });
+  await alice.open(bob);
+  await alice.say("hello Bob");
+  await stage.ask({ do: "hear" });
+  await say(alice, "hello Alice");
+  await alice.sees("hello Alice");
+  return { alice, between, bob };
+}
+
+async function say(to: Person, text: string): Promise<void> {
+  await stage.ask({ do: "say", to: to.wallet, text });
+}
+
+test("A4: a message that is dropped shows as missing", async () => {
+  const { alice, between } = await scene();
+  between.deliver = (frame) => (frame["type"] === "CHAT_MESSAGE" ? [] : [frame]);
+  await say(alice, "dropped");
+  await alice.until(() => Promise.resolve(between.messages().length === 2), "Bob's second message");
+  between.deliver = (frame) => [frame];
+  await say(alice, "after the dropped one");
+  await alice.sees("after the dropped one");
+  await alice.page.getByText("messages before this one are missing").waitFor();
+  expect(await alice.line("dropped", "AM|PM").count()).toBe(0);
+  await alice.screenshot("a-message-is-missing");
+});
+
+test("A4: messages that are turned round show as missing and late", async () => {
+  const { alice, between } = await scene();
+  const held: Fields[] = [];
+  between.deliver = (frame) => {
+    if (frame["type"] !== "CHAT_MESSAGE") return [frame];
+    held.push(frame);
+    return held.length === 2 ? held.reverse() : [];
+  };
+  await say(alice, "the first of two");
+  await say(alice, "the second of two");
+  await alice.sees("the first of two");
+  await alice.page.getByText("messages before this one are missing").waitFor();
+  await alice.page.getByText("This message was missing and came late.").waitFor();
+  // They stand in the ledger's order all the same.
+  expect((await alice.texts()).slice(-2)).toEqual(["the first of two", "the second of two"]);
+});
+
+test("A5: a message that is delivered again is not shown again, and nor is one's own", async () => {
+  const { alice, between } = await scene();
+  const [message] = between.messages();
+  if (message === undefined) throw new Error("Bob has written");
+  between.show(message);
+  between.show({ ...message, position: 999_999 });
+  await alice.page.getByText("delivered a message a second time").waitFor();
+  // Her own message, as if from Bob.
+  between.show({ ...message, sender: alice.wallet, recipient: message["sender"] });
+  await say(alice, "and on it goes");
+  await alice.sees("and on it goes");
+  expect((await alice.texts()).filter((text) => text === "hello Alice")).toHaveLength(1);
+  await alice.screenshot("a-message-came-twice");
+});
+
+test("A3: a message that is altered, or moved to another sender, is not shown", async () => {
+  const { alice, between } = await scene();
+  const flipped = (text: unknown): string => {
+    const [first = "A", ...rest] = String(text);
+    return [first === "A" ? "B" : "A", ...rest].join("");
+  };
+  between.deliver = (frame) =>
+    frame["type"] === "CHAT_MESSAGE"
+      ? [{ ...frame, ciphertext: flipped(frame["ciphertext"]) }]
+      : [frame];
+  await say(alice, "altered on its way");
+  await alice.page.getByText("could not be verified (frame_hash_mismatch)").waitFor();
+  between.deliver = (frame) =>
+    frame["type"] === "CHAT_MESSAGE" ? [{ ...frame, seq: Number(frame["seq"]) + 7 }] : [frame];
+  await say(alice, "with another number");
+  await alice.until(
+    async () => (await alice.page.getByText("could not be verified").count()) === 2,
+    "a second message that does not verify",
+  );
+  expect(await alice.line("altered on its way").count()).toBe(0);
+  expect(await alice.line("with another number").count()).toBe(0);
+  await alice.screenshot("a-message-does-not-verify");
+});
+
+test("an ACK for another message is no ACK", async () => {
+  const { alice, between } = await scene();
+  between.deliver = (frame) =>
+    frame["type"] === "ACK" ? [{ ...frame, hash: `${"A".repeat(43)}=` }] : [frame];
+  await alice.write("acknowledged falsely");
+  await alice.line("acknowledged falsely", "Sending").waitFor();
+  await stage.ask({ do: "hear" });
+  await say(alice, "a sign that the ACK has come");
+  await alice.sees("a sign that the ACK has come");
+  expect(await alice.line("acknowledged falsely", "Sending").count()).toBe(1);
+});
+
+test("A7: a changed identity stops the conversation until the number is compared", async () => {
+  const { alice } = await scene();
+  await alice.page.getByRole("button", { name: "Safety number" }).click();
+  const digits = alice.page.getByTestId("safety-number");
+  const before = await digits.textContent();
+  await alice.screenshot("safety-number");
+  await alice.page.keyboard.press("Escape");
+  await stage.ask({ do: "bob anew" });
+  await say(alice, "from the new keys");
+  await alice.page.getByText("The safety number has changed: new keys").waitFor();
+  expect(await alice.line("from the new keys").count()).toBe(0);
+  expect(await alice.field.isDisabled()).toBe(true);
+  await alice.screenshot("the-safety-number-has-changed");
+  expect(await alice.inaccessible()).toEqual([]);
+  // It outlives a reload: nothing that was held back slips through.
+  await alice.page.reload();
+  await alice.page.getByText("The safety number has changed: new keys").waitFor();
+  expect(await alice.line("from the new keys").count()).toBe(0);
+  await alice.page.getByRole("button", { name: "Compare" }).click();
+  await digits.waitFor();
+  expect(await digits.textContent()).not.toBe(before);
+  await alice.page.getByRole("button", { name: "I have compared it: accept" }).click();
+  await alice.sees("from the new keys");
+  await alice.say("I have compared it");
+  expect(await stage.ask({ do: "hear" })).toEqual({ from: alice.wallet, text: "I have compared it" });
+});
+
+test("A7, A9: a directory that adds a device, or leaves keys out, gets no message encrypted", async () => {
+  const between = new Between();
+  const [alice, mallory] = [
+    await stage.person((page) => between.stand(page)),
+    await stage.person(),
+  ];
+  people.push(alice, mallory);
+  const { wallet: bob } = await stage.ask<{ wallet: string }>({ do: "bob anew" });
+  // Mallory's sound statements, as if they were Bob's; then Bob's with a device of Mallory's.
+  let lie: (listing: Fields, hers: Fields) => Fields = (_, hers) => ({ ...hers, wallet: bob });
+  const hers = await mallory.page.evaluate(() => null).then(() => listingOf(mallory));
+  await alice.page.route(`**/v1/chat/identities/${bob}`, async (route) => {
+    const answer = await route.fetch();
+    const listing = (await answer.json()) as Fields;
+    await route.fulfill({ response: answer, json: lie(listing, hers) });
+  });
+  await alice.open(bob);
+  await alice.write("for nobody else");
+  await alice.page.getByRole("alert").getByText(/nothing can be encrypted/).waitFor();
+  lie = (listing) => ({
+    ...listing,
+    certificates: [...(listing["certificates"] as unknown[]), ...(hers["certificates"] as unknown[])],
+  });
+  await alice.field.press("Enter");
+  await alice.page.getByRole("alert").first().waitFor();
+  expect(await alice.messages.getByRole("article").count()).toBe(0);
+  // Bundles without a post-quantum key.
+  await alice.page.unrouteAll();
+  await alice.page.route(`**/v1/chat/identities/${bob}/claim`, async (route) => {
+    const answer = await route.fetch();
+    const { bundles } = (await answer.json()) as { bundles: { device: string; bundle: string }[] };
+    const cut = bundles.map((one) => ({ ...one, bundle: withoutKem(one.bundle) }));
+    await route.fulfill({ response: answer, json: { bundles: cut } });
+  });
+  await alice.field.press("Enter");
+  await alice.page.getByRole("alert").getByText(/post_quantum_missing/).waitFor();
+  expect(await alice.messages.getByRole("article").count()).toBe(0);
+  await alice.page.unrouteAll();
+  await alice.field.press("Enter");
+  await alice.line("for nobody else", "In the ledger").waitFor();
+  expect(await stage.ask({ do: "hear" })).toEqual({ from: alice.wallet, text: "for nobody else" });
+});
+
+/** What the directory says of a person, by their own login. */
+async function listingOf({ page, wallet, stage: { url } }: Person): Promise<Fields> {
+  const answer = page.waitForResponse(`${url}/v1/chat/identities/${wallet}`);
+  await page.reload();
+  return (await (await answer).json()) as Fields;
+}
+
+// version, suite, certificate id; the signed prekey: kind, id, X25519, Ed25519, ML-DSA-65.
+const BEFORE_KEM = 1 + 2 + 32 + (1 + 4 + 32 + 64 + 3309);
+// flag; the KEM prekey: kind, id, ML-KEM-768, Ed25519, ML-DSA-65.
+const KEM = 1 + (1 + 4 + 1184 + 64 + 3309);
+
+function withoutKem(bundle: string): string {
+  const bytes = Buffer.from(bundle, "base64");
+  const cut = [bytes.subarray(0, BEFORE_KEM), Buffer.of(0), bytes.subarray(BEFORE_KEM + KEM)];
+  return Buffer.concat(cut).toString("base64");
+}
+
+test("A10: an old copy of the browser's state does not send", async () => {
+  const { alice, between } = await scene();
+  // The server knows a later number than this browser: it was restored with its witness.
+  between.deliver = (frame) =>
+    frame["type"] === "ACK"
+      ? [
+          {
+            type: "ERROR",
+            code: "replayed_sequence",
+            detail: "seq is not above the last committed one",
+            seq: frame["seq"],
+            recipient: frame["recipient"],
+            last_seq: 41,
+          },
+        ]
+      : [frame];
+  await alice.write("from an old copy");
+  await alice.page.getByText("keys are an old copy").first().waitFor();
+  expect(await alice.field.isDisabled()).toBe(true);
+  await alice.screenshot("an-old-copy");
+  await alice.page.reload();
+  await alice.page.getByText("keys are an old copy").first().waitFor();
+  expect(await alice.field.isDisabled()).toBe(true);
+  between.deliver = (frame) => [frame];
+  await alice.page.getByRole("button", { name: "Begin again" }).click();
+  // What waited is sealed anew, above what the server knows.
+  await alice.line("from an old copy", "In the ledger").waitFor();
+  await alice.say("and with new keys");
+});

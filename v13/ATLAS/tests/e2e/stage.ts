@@ -1,0 +1,188 @@
+/** Real browsers against a real server process: persons on pages, and Bob in Python. */
+import { mkdirSync, readFileSync } from "node:fs";
+import { resolve } from "node:path";
+
+import type { run } from "axe-core";
+import { type Browser, type BrowserContext, chromium, type Locator, type Page } from "playwright";
+
+import { PythonProcess } from "../node/python";
+
+/** Where screenshots are put, to be looked at; not kept. */
+const SCREENSHOTS = resolve(import.meta.dirname, "../../screenshots");
+/** The accessibility checker, as its package ships it for browsers. */
+const AXE = readFileSync(
+  resolve(import.meta.dirname, "../../node_modules/axe-core/axe.min.js"),
+  "utf8",
+);
+/** Milliseconds that only a failing test waits. */
+const PATIENCE = 60_000;
+
+interface Axe {
+  readonly run: typeof run;
+}
+
+export class Stage {
+  readonly url: string;
+  readonly #world: PythonProcess;
+  readonly #browser: Browser;
+
+  private constructor(url: string, world: PythonProcess, browser: Browser) {
+    this.url = url;
+    this.#world = world;
+    this.#browser = browser;
+  }
+
+  static async set(): Promise<Stage> {
+    mkdirSync(SCREENSHOTS, { recursive: true });
+    const world = new PythonProcess("world");
+    const { url } = JSON.parse(await world.line()) as { url: string };
+    const browser = await chromium.launch({
+      executablePath: process.env["CHROMIUM"] ?? "/usr/bin/chromium",
+      args: [
+        // As root in a container there is no sandbox; the only pages are ours.
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        // ML-KEM and ML-DSA: still behind this switch before Chromium 156.
+        "--enable-features=WebCryptoPQC",
+      ],
+    });
+    return new Stage(url, world, browser);
+  }
+
+  async strike(): Promise<void> {
+    await this.#browser.close();
+    await this.#world.end();
+  }
+
+  /** Ask the world: see `tests/client/world.py`. */
+  async ask<T>(request: Readonly<Record<string, unknown>>): Promise<T> {
+    return JSON.parse(await this.#world.ask(JSON.stringify(request))) as T;
+  }
+
+  /** A person with a fresh throw-away wallet, in a browser profile of their own. */
+  async person(prepare?: (page: Page) => Promise<void>): Promise<Person> {
+    const context = await this.#browser.newContext({ reducedMotion: "reduce" });
+    context.setDefaultTimeout(PATIENCE);
+    const page = await context.newPage();
+    const person = new Person(this, context, page);
+    await prepare?.(page);
+    await page.goto(this.url);
+    await page.getByRole("textbox", { name: "New conversation" }).waitFor();
+    person.wallet = (await page.getByTestId("own-wallet").textContent()) ?? "";
+    return person;
+  }
+}
+
+export class Person {
+  readonly stage: Stage;
+  readonly context: BrowserContext;
+  readonly page: Page;
+  wallet = "";
+  /** What the page complained of; a test that ends with any has failed. */
+  readonly complaints: string[] = [];
+  /** Every URL that the page asked for. */
+  readonly requested: string[] = [];
+
+  constructor(stage: Stage, context: BrowserContext, page: Page) {
+    this.stage = stage;
+    this.context = context;
+    this.page = page;
+    this.#listen(page);
+  }
+
+  #listen(page: Page): void {
+    page.on("pageerror", (error) => this.complaints.push(error.message));
+    page.on("request", (request) => this.requested.push(request.url()));
+    page.on("websocket", (socket) => this.requested.push(socket.url()));
+  }
+
+  get messages(): Locator {
+    return this.page.getByRole("log", { name: "Messages" });
+  }
+
+  get field(): Locator {
+    return this.page.getByRole("textbox", { name: "Message", exact: true });
+  }
+
+  async open(peer: string): Promise<void> {
+    await this.page.evaluate((wallet) => {
+      location.hash = wallet;
+    }, peer);
+    await this.field.waitFor();
+  }
+
+  async write(text: string): Promise<void> {
+    await this.field.fill(text);
+    await this.field.press("Enter");
+  }
+
+  /** Write, and wait until the ledger has it. */
+  async say(text: string): Promise<void> {
+    await this.write(text);
+    await this.line(text, "In the ledger").waitFor();
+  }
+
+  /** The line with this text, and with this in its foot. */
+  line(text: string, foot = ""): Locator {
+    return this.messages.getByRole("article").filter({ hasText: text }).filter({ hasText: foot });
+  }
+
+  async sees(text: string): Promise<void> {
+    await this.line(text).first().waitFor();
+  }
+
+  /** The texts of the lines, in the order in which they stand. */
+  async texts(): Promise<readonly string[]> {
+    return this.messages.locator("article > p").allTextContents();
+  }
+
+  async until(condition: () => Promise<boolean>, what: string): Promise<void> {
+    const end = Date.now() + PATIENCE;
+    while (!(await condition())) {
+      if (Date.now() > end) throw new Error(`it never came true: ${what}`);
+      await this.page.waitForTimeout(50);
+    }
+  }
+
+  /** Another tab of the same browser and the same wallet. */
+  async tab(): Promise<Person> {
+    const stored = await this.page.evaluate(
+      () => Object.entries(sessionStorage) as [string, string][],
+    );
+    const page = await this.context.newPage();
+    const tab = new Person(this.stage, this.context, page);
+    await page.addInitScript((entries) => {
+      for (const [name, value] of entries) sessionStorage.setItem(name, value);
+    }, stored);
+    await page.goto(this.stage.url);
+    await page.getByRole("textbox", { name: "New conversation" }).waitFor();
+    tab.wallet = this.wallet;
+    return tab;
+  }
+
+  async screenshot(name: string): Promise<void> {
+    await this.page.screenshot({ path: resolve(SCREENSHOTS, `${name}.png`) });
+  }
+
+  /** What axe finds wrong with the page as it stands: rule and place. */
+  async inaccessible(): Promise<readonly string[]> {
+    // By the debugger, which the page's policy does not bind.
+    await this.page.evaluate(AXE);
+    return this.page.evaluate(async () => {
+      const { axe } = window as unknown as { axe: Axe };
+      const { violations } = await axe.run();
+      return violations.flatMap(({ id, nodes }) =>
+        nodes.map((node) => `${id}: ${node.target.join(" ")}: ${node.failureSummary ?? ""}`),
+      );
+    });
+  }
+
+  async leave(): Promise<void> {
+    await this.context.close();
+  }
+}

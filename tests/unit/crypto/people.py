@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from plugins.secure_chat.crypto import devices, identity, roster, wallet
+from plugins.secure_chat.crypto import devices, identity, roster
 from plugins.secure_chat.crypto.devices import Certificate, DeviceKeys, Revocation
 from plugins.secure_chat.crypto.identity import Identity, IdentityBody, PostQuantumKey
 from plugins.secure_chat.crypto.messenger import Messenger
 from plugins.secure_chat.crypto.prekeys import Bundle, Prekey, Publication
 from plugins.secure_chat.crypto.roster import Roster
 from plugins.secure_chat.crypto.store import SessionStore
+from plugins.secure_chat.crypto.wallet import WalletKey
 
 KEY = bytes(range(32))
 
@@ -87,10 +88,16 @@ class Directory:
 class Person:
     """A wallet, an identity, and devices that publish to ``directory``."""
 
-    def __init__(self, directory: Directory, *names: str, one_time: int = 3) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        *names: str,
+        one_time: int = 3,
+        wallet: WalletKey | None = None,
+    ) -> None:
         self.directory = directory
         self.one_time = one_time
-        self.wallet = wallet.WalletKey(os.urandom(32))
+        self.wallet = wallet or WalletKey(os.urandom(32))
         self.post_quantum = PostQuantumKey(os.urandom(32))
         self.identity = self._vouch(None, self.post_quantum)
         self.certificates: list[Certificate] = []

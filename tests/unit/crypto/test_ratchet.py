@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from array import array
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -195,3 +197,33 @@ def test_a_state_used_twice_meets_no_key_and_nonce_twice() -> None:
     one, two = ratchet._expand(key, b"message one"), ratchet._expand(key, b"message two")
     assert one[0] != two[0]
     assert one[1] != two[1]
+
+
+def test_a_million_sends_meet_no_key_and_no_nonce_twice() -> None:
+    """A10: every key and nonce of a million messages of one chain, as ``encrypt`` derives them.
+
+    Compared by their first 64 bits: a chance match among a million is one in thirty million.
+    """
+    million = 1_000_000
+    a, _ = start()
+    (header, _), a = send(a)
+    chain = a.sending
+    assert chain is not None
+    keys, nonces = array("Q"), array("Q")
+    for number in range(million):
+        message_key, chain = ratchet.advance(chain)
+        authenticated = AD + replace(header, number=number + 1).encode()
+        key, nonce = ratchet._expand(message_key, authenticated)
+        keys.append(int.from_bytes(key[:8], "big"))
+        nonces.append(int.from_bytes(nonce[:8], "big"))
+    for drawn in (keys, nonces):
+        ordered = sorted(drawn)
+        assert all(one != other for one, other in pairwise(ordered))
+    # The derivation above is the one that sends.
+    (header, sealed), after = send(a, b"the first of them")
+    assert a.sending is not None
+    first_key, _ = ratchet.advance(a.sending)
+    derived = ratchet._expand(first_key, AD + header.encode())
+    assert primitives.unseal(*derived, sealed, AD + header.encode()) == b"the first of them"
+    assert int.from_bytes(derived[0][:8], "big") == keys[0]
+    assert after.sent == a.sent + 1

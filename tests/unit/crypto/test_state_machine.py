@@ -1,4 +1,5 @@
-"""Sending, losing, reordering, repeating, restarting and tampering, in any order.
+"""Sending, losing, reordering, repeating, restarting, tampering, swapping keys and restoring old
+states, in any order.
 
 Nothing is accepted twice, altered, or out of its conversation, and what is honest arrives.
 """
@@ -12,8 +13,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from plugins.secure_chat.crypto.errors import CryptoError
+from plugins.secure_chat.crypto.errors import (
+    CryptoError,
+    IdentityChanged,
+    NoSession,
+    StateRolledBack,
+    VerificationError,
+)
 from plugins.secure_chat.crypto.frame import Frame
+from plugins.secure_chat.crypto.identity import Succession
 from plugins.secure_chat.crypto.session import MAX_SESSIONS
 from tests.unit.crypto.people import Directory, Person, acquaint, connect
 
@@ -46,6 +54,15 @@ class Chat(RuleBasedStateMachine):
         }
         acquaint(*self.people.values())
         self.rosters = {name: person.roster for name, person in self.people.items()}
+        self.backups = {
+            (person, device): self.people[person].devices[device].storage.blob
+            for person, device in self.places
+        }
+        # Whoever has a wallet's key can make it another identity.
+        self.strangers = {
+            name: Person(Directory(), "s", wallet=person.wallet)
+            for name, person in self.people.items()
+        }
         self.sent: list[Sent] = []
         self.seen: set[tuple[Place, int]] = set()
         self.resets: dict[tuple[Place, Place], int] = {}
@@ -155,6 +172,79 @@ class Chat(RuleBasedStateMachine):
         roster = self.rosters[other[0]]
         bundle = self.directory.claim(roster.device(other[1]).id)
         self.people[one[0]][one[1]].establish(roster, bundle, self.now)
+
+    @rule(
+        where=st.integers(0, 9),
+        peer=st.integers(0, 9),
+        other=st.integers(0, 9),
+        lie=st.sampled_from(("another's", "no KEM", "other key", "unsigned KEM")),
+    )
+    def swap_prekeys(self, where: int, peer: int, other: int, lie: str) -> None:
+        """A directory that hands out other keys than the device published opens no session."""
+        place, (person, name) = self.place(where), self.place(peer)
+        roster = self.rosters[person]
+        honest = self.directory.claim(roster.device(name).id)
+        assert honest.kem is not None
+        third = self.place(other)
+        elsewhere = self.directory.claim(self.rosters[third[0]].device(third[1]).id)
+        spoilt = {
+            "another's": replace(elsewhere, certificate=honest.certificate),
+            "no KEM": replace(honest, kem=None),
+            "other key": replace(honest, signed=replace(honest.signed, key=bytes(31) + b"\x09")),
+            "unsigned KEM": replace(
+                honest, kem=replace(honest.kem, post_quantum_signature=bytes(3309))
+            ),
+        }[lie]
+        if spoilt.certificate == elsewhere.certificate:
+            return
+        device = self.people[place[0]].devices[place[1]]
+        before = device.storage.blob
+        with pytest.raises(VerificationError):
+            device.messenger.establish(roster, spoilt, self.now)
+        assert device.storage.blob == before
+
+    @rule(where=st.integers(0, 9), peer=st.integers(0, 9))
+    def swap_identity(self, where: int, peer: int) -> None:
+        """Another identity of a known wallet stops all of it until a person accepts; none does."""
+        place, (person, _) = self.place(where), self.place(peer)
+        if place[0] == person:
+            return
+        stranger = self.strangers[person]
+        device = self.people[place[0]].devices[place[1]]
+        before = device.storage.blob
+        assert device.messenger.learn(stranger.roster) is Succession.RESET
+        with pytest.raises(IdentityChanged):
+            device.messenger.seal(stranger.id, [stranger.roster], b"for whom?", 1.0)
+        sealed = [one for one in self.sent if one.sender == person]
+        if sealed:
+            with pytest.raises(IdentityChanged):
+                device.messenger.open(sealed[-1].frame, stranger.roster)
+        assert device.storage.blob == before
+
+    @precondition(lambda self: self.sent)
+    @rule(where=st.integers(0, 9), peer=st.integers(0, 9))
+    def restore_an_old_state(self, where: int, peer: int) -> None:
+        """A backup sends nothing and opens nothing; then the newest state goes on as it was."""
+        (person, name), other = self.place(where), self.place(peer)
+        device = self.people[person].devices[name]
+        newest, old = device.storage.blob, self.backups[person, name]
+        if old == newest or other[0] == person:
+            return
+        device.storage.blob = old
+        device.restart()
+        roster = self.rosters[other[0]]
+        with pytest.raises((StateRolledBack, NoSession)):
+            device.messenger.seal(roster.wallet, [roster], b"again", 1.0)
+        with pytest.raises(CryptoError):
+            device.messenger.open(self.sent[-1].frame, self.rosters[self.sent[-1].sender])
+        assert device.storage.blob == old
+        device.storage.blob = newest
+        device.restart()
+
+    @rule(where=st.integers(0, 9))
+    def back_up(self, where: int) -> None:
+        person, name = self.place(where)
+        self.backups[person, name] = self.people[person].devices[name].storage.blob
 
     @rule(where=st.integers(0, 9))
     def rotate(self, where: int) -> None:

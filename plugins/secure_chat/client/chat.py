@@ -19,7 +19,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -280,11 +280,11 @@ class ChatClient:
         """
         self._check_open()
         if not self._tasks:
-            self._start(self._run())
-            self._start(self._open_arrived())
-            self._start(self._keep_prekeys())
+            self._start(self._run)
+            self._start(self._open_arrived)
+            self._start(self._keep_prekeys)
             if self.watch is not None:
-                self._start(self.watch.run(self._on_alarm))
+                self._start(partial(self.watch.run, self._on_alarm))
         try:
             async with asyncio.timeout(within):
                 await self._ready.wait()
@@ -374,7 +374,7 @@ class ChatClient:
             self._unsealed[peer].append(item)
         else:
             self._unsealed[peer] = deque((item,))
-            self._start(self._seal_for(peer))
+            self._start(self._seal_for, peer)
         return await answer
 
     async def _seal_for(self, peer: str) -> None:
@@ -643,7 +643,7 @@ class ChatClient:
             now = time.monotonic()
             if now - self._resets.get((sender, device), -RESET_PAUSE) >= RESET_PAUSE:
                 self._resets[sender, device] = now
-                self._start(self._reset(sender, device))
+                self._start(self._reset, sender, device)
 
     async def _reset(self, sender: str, device: str) -> None:
         """Open a new session with a device whose messages do not open, and let it know."""
@@ -660,15 +660,15 @@ class ChatClient:
 
     # -- the connection -----------------------------------------------------------------------
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(self._guarded(work))
+    def _start(self, work: Callable[..., Awaitable[None]], *arguments: str) -> None:
+        task = asyncio.create_task(self._guarded(work, *arguments))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, work: Callable[..., Awaitable[None]], *arguments: str) -> None:
         """Whatever ends a task by an error ends the client with it."""
         try:
-            await work
+            await work(*arguments)
         except SecureChatError as error:
             self._end(error)
         except Exception as defect:

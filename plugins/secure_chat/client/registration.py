@@ -12,7 +12,7 @@ from plugins.secure_chat.client.device import Device
 from plugins.secure_chat.client.directory import Directory, Listing, Stock
 from plugins.secure_chat.client.errors import IdentityTaken, ServerUnreachable
 from plugins.secure_chat.crypto import roster
-from plugins.secure_chat.crypto.errors import DeviceRevoked, IdentityChanged
+from plugins.secure_chat.crypto.errors import IdentityChanged
 from plugins.secure_chat.crypto.identity import Succession
 from plugins.secure_chat.crypto.roster import Roster
 
@@ -23,8 +23,7 @@ LOW: Final = 25  # of them left: more are made. The server tells when fewer than
 async def register(device: Device, directory: Directory) -> None:
     """Publish what the directory lacks of ``device``.
 
-    Raises IdentityTaken when the wallet's identity is another one, DeviceRevoked, and what the
-    directory raises.
+    Raises IdentityTaken when the wallet's identity is another one, and what the directory raises.
     """
     listing = await directory.look_up(device.wallet)
     statement = device.identity
@@ -36,8 +35,6 @@ async def register(device: Device, directory: Directory) -> None:
             raise IdentityTaken("the wallet's published identity is not this device's")
         await directory.publish_identity(statement)
         listing = Listing(statement)
-    if device.certificate.id in {one.body.certificate for one in listing.revocations}:
-        raise DeviceRevoked("this device has been revoked")
     known = device.certificate.id in {one.id for one in listing.certificates}
     if not known or device.cursor.position == 0:
         device.published(await directory.publish_device(device.certificate))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from plugins.secure_chat.audit import audit_ledger
 from plugins.secure_chat.client import ChatClient, Received, Token, WalletKey, wallet_login
 from plugins.secure_chat.client.chat import LARGEST_FRAME
+from plugins.secure_chat.client.contacts import FRESH_SECONDS
 from plugins.secure_chat.client.device import ROTATION_SECONDS
 from plugins.secure_chat.client.directory import Directory
 from plugins.secure_chat.client.errors import (
@@ -143,6 +145,7 @@ async def test_the_outbox_survives_a_client_that_dies(
             last = await _next(b)
             assert (last.content, last.continuity) == (b"and one more", Continuity.CONTINUOUS)
     assert [m["metadata"]["seq"] for m in server.messages()] == [1, 2, 3, 4]
+    assert alice.refused == [], "RESUME gives one's own messages too: they are no news"
 
 
 async def test_what_was_handled_is_not_given_again_and_what_was_not_is(
@@ -213,6 +216,41 @@ async def test_rate_limits_delay_messages_and_lose_none(
         receipts = await asyncio.gather(*(a.send(bob.wallet, b"%d" % n) for n in range(20)))
     assert [receipt.seq for receipt in receipts] == list(range(1, 21))
     assert len(server.messages()) == 20
+
+
+async def test_one_message_to_a_recipient_is_under_way_at_a_time(
+    server: Server, hostile: Hostile, people: People
+) -> None:
+    """So none overtakes another that was refused for the moment, and takes its number's place."""
+    alice, bob, _ = people
+    under_way: list[int] = []
+
+    def counting(frame: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+        if frame["type"] == "ACK":
+            sent = [one["seq"] for one in hostile.frames if one["type"] == "CHAT_MESSAGE"]
+            under_way.append(sent[-1] - frame["seq"])
+        return (frame,)
+
+    hostile.deliver = counting
+    async with bob.client(server.url), alice.client(hostile.url) as a, asyncio.timeout(PATIENCE):
+        await asyncio.gather(*(a.send(bob.wallet, b"%d" % n) for n in range(10)))
+    assert under_way == [0] * 10
+
+
+async def test_what_waits_for_its_recipients_keys_ends_with_the_client(
+    server: Server, people: People
+) -> None:
+    alice, bob, _ = people
+    async with alice.client(server.url) as a, asyncio.timeout(PATIENCE):
+        server.kill()
+        sending = asyncio.create_task(a.send(bob.wallet, b"not sealed yet"))
+        with pytest.raises(ServerUnreachable):
+            await a.contact(bob.wallet)
+        assert a.unacknowledged == 1
+        await a.close()
+        with pytest.raises(ClientClosed):
+            await sending
+    assert alice.device.outbox() == []
 
 
 async def test_tokens_are_refreshed_before_they_end_on_the_same_connection(
@@ -315,13 +353,28 @@ async def test_a_device_added_later_reads_from_then_on_and_is_not_told_of_before
         tablet.device.close()
 
 
+async def test_devices_that_came_or_went_are_known_within_a_minute(
+    shared_server: Server, people: People, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice, bob, _ = people
+    async with bob.client(shared_server.url), alice.client(shared_server.url) as a:
+        await a.send(bob.wallet, b"to one device")
+        tablet = Person(tmp_path / "tablet", endorsed_by=bob)
+        async with tablet.client(shared_server.url) as t:
+            later = time.monotonic() + FRESH_SECONDS + 1
+            monkeypatch.setattr(a._contacts, "_monotonic", lambda: later)
+            await a.send(bob.wallet, b"to both")
+            assert (await _next(t)).content == b"to both"
+        tablet.device.close()
+
+
 async def test_a_revoked_device_gets_nothing_more_and_its_client_ends(
-    server: Server, people: People, tmp_path: Path
+    shared_server: Server, people: People, tmp_path: Path
 ) -> None:
     alice, bob, _ = people
     stolen = Person(tmp_path / "stolen", endorsed_by=bob)
-    async with bob.client(server.url) as b, alice.client(server.url) as a:
-        async with stolen.client(server.url) as s:
+    async with bob.client(shared_server.url) as b, alice.client(shared_server.url) as a:
+        async with stolen.client(shared_server.url) as s:
             await a.send(bob.wallet, b"to both")
             assert await _contents(s, 1) == await _contents(b, 1) == [b"to both"]
             await b.revoke(stolen.device.id, bob.key)
@@ -329,7 +382,7 @@ async def test_a_revoked_device_gets_nothing_more_and_its_client_ends(
         await a.send(bob.wallet, b"to one")
         assert await _contents(b, 1) == [b"to one"]
         with pytest.raises(DeviceRevoked):
-            await stolen.client(server.url).connect()
+            await stolen.client(shared_server.url).connect()
     stolen.device.close()
 
 
@@ -387,12 +440,12 @@ def _restore(person: Person, backup: Path) -> None:
 
 
 async def test_a_session_that_no_longer_opens_is_replaced_without_a_person(
-    server: Server, people: People, tmp_path: Path
+    shared_server: Server, people: People, tmp_path: Path
 ) -> None:
     """Bob's sessions went with an old backup; what Alice writes in hers makes his client ask."""
     alice, bob, _ = people
-    async with alice.client(server.url) as a:
-        async with bob.client(server.url) as b:
+    async with alice.client(shared_server.url) as a:
+        async with bob.client(shared_server.url) as b:
             await b.send(alice.wallet, b"one")
             await a.send(bob.wallet, b"two")
             assert await _contents(a, 1) == [b"one"]
@@ -400,13 +453,13 @@ async def test_a_session_that_no_longer_opens_is_replaced_without_a_person(
         bob.device.close()
         shutil.copytree(bob.folder / "device", tmp_path / "backup")
         bob.restart()
-        async with bob.client(server.url) as b:
+        async with bob.client(shared_server.url) as b:
             await b.send(alice.wallet, b"three")
             assert await _contents(a, 1) == [b"three"]
         _restore(bob, tmp_path / "backup")
         with pytest.raises(StateRolledBack):
-            bob.client(server.url)
-        async with bob.client(server.url, begin_again=True) as b, asyncio.timeout(PATIENCE):
+            bob.client(shared_server.url)
+        async with bob.client(shared_server.url, begin_again=True) as b, asyncio.timeout(PATIENCE):
             receiving = asyncio.create_task(b.receive())
             while not receiving.done():  # until Alice's client has taken the new session
                 await a.send(bob.wallet, b"are you there?")
@@ -419,25 +472,26 @@ async def test_a_session_that_no_longer_opens_is_replaced_without_a_person(
 
 
 async def test_a_device_that_began_again_continues_its_stream_above_the_servers(
-    server: Server, people: People, tmp_path: Path
+    shared_server: Server, people: People, tmp_path: Path
 ) -> None:
     alice, bob, _ = people
-    async with bob.client(server.url) as b:
-        async with alice.client(server.url) as a:
+    async with bob.client(shared_server.url) as b:
+        async with alice.client(shared_server.url) as a:
             await a.send(bob.wallet, b"1")
         alice.device.close()
         shutil.copytree(alice.folder / "device", tmp_path / "backup")
         alice.restart()
-        async with alice.client(server.url) as a:
-            await a.send(bob.wallet, b"2")
-        assert await _contents(b, 2) == [b"1", b"2"]
+        async with alice.client(shared_server.url) as a:
+            for text in (b"2", b"3", b"4"):
+                await a.send(bob.wallet, text)
+        assert await _contents(b, 4) == [b"1", b"2", b"3", b"4"]
         _restore(alice, tmp_path / "backup")
-        async with alice.client(server.url, begin_again=True) as a:
+        async with alice.client(shared_server.url, begin_again=True) as a:
             with pytest.raises(StreamContinued):
                 await a.send(bob.wallet, b"under a number that is taken")
-            receipt = await a.send(bob.wallet, b"3")
+            receipt = await a.send(bob.wallet, b"5")
             received = await _next(b)
-    assert (receipt.seq, received.content, received.continuity) == (3, b"3", Continuity.GAP)
+    assert (receipt.seq, received.content, received.continuity) == (5, b"5", Continuity.GAP)
 
 
 async def test_a_state_restored_with_its_witness_stops_at_the_servers_word(
@@ -486,8 +540,9 @@ async def test_receipts_are_given_only_by_who_turned_them_on(
         if len(notices) == 2:
             both.set()
 
+    options: dict[str, Any] = {"receipts": True} if receipts else {}
     async with (
-        bob.client(hostile.url, receipts=receipts) as b,
+        bob.client(hostile.url, **options) as b,
         alice.client(server.url, on_receipt=noticed) as a,
         asyncio.timeout(PATIENCE),
     ):

@@ -416,6 +416,16 @@ def test_a_further_device_is_one_of_the_wallets_and_survives_a_restart_half_way(
             enrolment(tmp_path / "second")
 
 
+def test_every_device_has_an_id_of_its_own(tmp_path: Path) -> None:
+    """C30: a device that was lost has streams under its old id, which would refuse a new one."""
+    devices = [open_device(tmp_path / name) for name in ("first", "reset")]
+    pending = [enrolment(tmp_path / name) for name in ("second", "third")]
+    devices += [one.finish(devices[0].endorse(one.request), ALICE) for one in pending]
+    assert len({device.id for device in devices}) == 4
+    for device in devices:
+        device.close()
+
+
 def test_an_unfinished_enrolment_makes_no_identity(tmp_path: Path) -> None:
     enrolment(tmp_path / "a").close()
     with pytest.raises(Refused, match="not finished"):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+import tracemalloc
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, select, text, update
 
+from plugins.secure_chat import runtime
 from plugins.secure_chat.adoption import steps
 from plugins.secure_chat.adoption.export import Export
 from plugins.secure_chat.adoption.records import thread_of
@@ -43,7 +45,7 @@ class Place:
     def ledger(self) -> Path:
         return self.directory / "genesis_ledger.jsonl"
 
-    def export(self, name: str, records: Sequence[Any]) -> Path:
+    def export(self, name: str, records: Iterable[Any]) -> Path:
         return exports.write_lines(self.directory / name, records)
 
     def plan(self, *paths: Path) -> steps.Outcome:
@@ -273,6 +275,26 @@ def test_progress_reaches_the_end_of_every_export_in_both_phases(place: Place) -
     read.clear()
     place.verify(*paths, advance=read.append)
     assert sum(read) == size
+
+
+def test_memory_does_not_grow_with_the_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "INDEX_BATCH", 500)
+
+    def peak(count: int) -> int:
+        place = Place(tmp_path / str(count), f"sqlite:///{tmp_path / str(count)}.sqlite")
+        place.directory.mkdir()
+        export = place.export("e.jsonl", exports.transactions(count, threads=10))
+        tracemalloc.start()
+        outcome = place.run(export, batch=500)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert outcome.sources[0].counts.messages == count
+        return most
+
+    peak(1)  # what is loaded once
+    assert peak(6_000) < 1.25 * peak(2_000)
 
 
 # -- the dry run -----------------------------------------------------------------------------------

@@ -294,7 +294,7 @@ def test_memory_does_not_grow_with_the_export(
         return most
 
     peak(1)  # what is loaded once
-    assert peak(6_000) < 1.25 * peak(2_000)
+    assert peak(9_000) < 1.25 * peak(4_000)
 
 
 # -- the dry run -----------------------------------------------------------------------------------

@@ -57,18 +57,20 @@ class Index:
     """Feeds ledger records to the mailbox's index while the ledger is being opened.
 
     A ledger that does not have what was acknowledged is refused, and the mailbox left as it is,
-    with what it keeps of the missing records. One group of messages may be missing after the
-    checkpoint: the mailbox is written while the ledger syncs, so it may never have been committed.
+    with what it keeps of the missing records. What must be there is what was durable when the
+    mailbox was written last; messages that it has behind that may never have been committed, for it
+    is written while the ledger syncs.
     """
 
     def __init__(self, mailbox: Mailbox, *, anew: bool = False) -> None:
         """``anew``: take the ledger as it is, whatever was acknowledged before."""
         self._mailbox = mailbox
         self.start = START if anew else mailbox.checkpoint()
-        # What was stored after the checkpoint, until the ledger bears it out. Nothing is written
-        # before all of it was looked for.
-        self._stored = {} if anew else mailbox.rows_after(self.start.head.position)
-        self._last = max(self._stored, default=self.start.head.position)
+        # The record that the ledger must reach, and the messages up to it, until it bears them
+        # out. Nothing is written before all of them were looked for.
+        start = self.start.head.position
+        self._must_have = 0 if anew else max(start, mailbox.committed())
+        self._missing = mailbox.hashes_between(start, self._must_have)
         self._refused = False
         self._end = START
         self._batch: list[Stored] = []
@@ -95,18 +97,13 @@ class Index:
             self._take_identity(record)
         elif record.event_type in INDEXED_EVENTS:
             self._events.append(record)
-        stored = self._stored.get(record.position)
-        if stored is not None and stored[0] == record.event_hash:
-            del self._stored[record.position]
-        if self._pending >= INDEX_BATCH and record.position >= self._last:
-            if self._lacks_groups():
+        if self._missing.get(record.position) == record.event_hash:
+            del self._missing[record.position]
+        if self._pending >= INDEX_BATCH and record.position >= self._must_have:
+            if self._missing:
                 self._refused = True
             else:
                 self._flush()
-
-    def _lacks_groups(self) -> bool:
-        """Whether more is missing than one group, whose messages share their timestamp."""
-        return len({timestamp for _, timestamp in self._stored.values()}) > 1
 
     def _take_identity(self, record: Record) -> None:
         try:
@@ -123,9 +120,8 @@ class Index:
 
         Raises LedgerChanged.
         """
-        self._refused |= head.position < self.start.head.position or self._lacks_groups()
-        if self._refused:
-            raise LedgerChanged(self._last, head.position)
+        if self._refused or self._missing or head.position < self._must_have:
+            raise LedgerChanged(self._must_have, head.position)
         if self._pending:
             self._flush()
         elif head == EMPTY:

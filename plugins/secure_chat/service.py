@@ -489,8 +489,9 @@ class ChatService:
                 envelope = item.envelope
                 frame = delivered(envelope, receipt)
                 group.stored.append(_stored(envelope, item.stream, receipt, frame))
+            committed = self.ledger.checkpoint.head.position
             try:
-                await self.write(lambda: self.mailbox.store(group.stored))
+                await self.write(lambda: self.mailbox.store(group.stored, committed=committed))
             except LedgerUnavailable as error:
                 group.not_stored = error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -25,6 +26,7 @@ from plugins.secure_chat.ledger.port import JournalLedger
 from plugins.secure_chat.mailbox.engine import engine_at
 from plugins.secure_chat.mailbox.store import Mailbox, Stored
 from plugins.secure_chat.metrics import Metrics
+from plugins.secure_chat.runtime import Index
 from plugins.secure_chat.service import MAX_UNSETTLED, ChatService, Outcome
 from tests.unit.test_service import ALICE, BOB, envelope
 
@@ -70,16 +72,16 @@ class FailingMailbox(Mailbox):
         self.vouched: list[tuple[int, list[int]]] = []  # checkpoints, and the rows of the moment
 
     def set_checkpoint(self, checkpoint: Checkpoint) -> None:
-        rows = sorted(self.rows_after(0), reverse=True)
+        rows = sorted(self.hashes_between(0, 100), reverse=True)
         self.vouched.append((checkpoint.head.position, rows))
         super().set_checkpoint(checkpoint)
 
-    def store(self, batch: Sequence[Stored]) -> None:
+    def store(self, batch: Sequence[Stored], *, committed: int = 0) -> None:
         self.go.wait()
         if any(message.seq in self.refused_seqs for message in batch):
             self.refused_seqs = frozenset()
             raise LedgerUnavailable("the mailbox's disk is full")
-        super().store(batch)
+        super().store(batch, committed=committed)
 
 
 @dataclass
@@ -274,7 +276,36 @@ async def test_what_was_decided_on_top_of_a_group_that_fails_fails_with_it(tmp_p
             (2, False, 0),
             (3, False, 0),
         ]
-        assert sorted(chat.mailbox.rows_after(0)) == [1, 2, 3]
+        assert sorted(chat.mailbox.hashes_between(0, 3)) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("written", [0, 1])
+async def test_groups_that_a_kill_kept_from_the_ledger_are_no_reason_to_refuse_it(
+    tmp_path: Path, written: int
+) -> None:
+    """The disk's state while three groups are under way: the mailbox has more than the ledger."""
+    (tmp_path / "running").mkdir()
+    async with running(tmp_path / "running") as chat:
+        await chat.service.send(envelope(ALICE, BOB, 1))
+        await chat.hold_with(2)
+        for seq in (3, 4):
+            chat.submit(envelope(ALICE, BOB, seq))
+            await chat.stored(seq)
+        killed = shutil.copytree(tmp_path / "running", tmp_path / "killed")
+        chat.disk.go.set()
+    ledger = killed / "ledger.jsonl"
+    lines = ledger.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 2
+    ledger.write_bytes(b"".join(lines[: 1 + written]))
+    mailbox = Mailbox.at(killed / "mailbox.sqlite")
+    assert sorted(mailbox.hashes_between(0, 9)) == [1, 2, 3, 4]
+    index = Index(mailbox)
+    journal = Journal.open(ledger, verified=index.start, replay=index.replay)
+    index.finish(journal.head)
+    journal.close()
+    assert sorted(mailbox.hashes_between(0, 9)) == list(range(1, 2 + written))
+    assert mailbox.last_seq(envelope(ALICE, BOB, 1).stream) == 1 + written
+    mailbox.close()
 
 
 async def test_nothing_behind_lost_ciphertext_is_shown_before_the_mailbox_has_it(

@@ -21,6 +21,19 @@ def test_every_requirement_names_a_test_that_exists() -> None:
         assert f"def {name}(" in (ROOT / path).read_text(), f"{number} names no test"
 
 
+def test_a_number_names_one_requirement() -> None:
+    """Each letter counts from 1, within one section, in order."""
+    counted: dict[str, list[int]] = {}
+    sections: dict[str, set[str]] = {}
+    for section in SPEC.split("\n## ")[1:]:
+        for letter, number in re.findall(r"^- \*\*([A-Z])(\d+)\*\*", section, re.M):
+            counted.setdefault(letter, []).append(int(number))
+            sections.setdefault(letter, set()).add(section.partition("\n")[0])
+    for letter, numbers in counted.items():
+        assert numbers == list(range(1, len(numbers) + 1)), letter
+        assert letter == "W" or len(sections[letter]) == 1, letter
+
+
 @pytest.mark.parametrize(
     "page",
     [

@@ -45,6 +45,7 @@ from plugins.secure_chat.legacy import stages
 from plugins.secure_chat.mailbox.engine import engine_at
 from plugins.secure_chat.mailbox.tables import (
     identity_events,
+    ledger_committed,
     ledger_state,
     messages,
     receipts,
@@ -160,14 +161,20 @@ class Mailbox:
 
     # -- writing: one thread ------------------------------------------------------------------
 
-    def store(self, batch: Sequence[Stored]) -> None:
+    def store(self, batch: Sequence[Stored], *, committed: int = 0) -> None:
         """Store ``batch`` durably; rows that stand at its positions are replaced.
 
-        Raises LedgerUnavailable, as every write here, when the database cannot take it (disk full,
+        ``committed``: up to which position the ledger is durable now, which may be before the
+        batch. Raises LedgerUnavailable, as every write here, when the database cannot take it (disk full,
         locked); then nothing of it is stored.
         """
         with self.writing() as connection:
             ids = self._store(connection, batch, self._stream_ids)
+            connection.execute(
+                update(ledger_committed)
+                .where(ledger_committed.c.position < committed)
+                .values(position=committed)
+            )
         self._stream_ids.update(ids)
 
     def store_identity_event(self, event: StoredIdentityEvent) -> None:
@@ -244,6 +251,11 @@ class Mailbox:
             connection.execute(delete(messages).where(messages.c.position > position))
             connection.execute(delete(receipts).where(receipts.c.position > position))
             connection.execute(delete(identity_events).where(identity_events.c.position > position))
+            connection.execute(
+                update(ledger_committed)
+                .where(ledger_committed.c.position > position)
+                .values(position=position)
+            )
             _drop_events(connection, position)
             for row in connection.execute(
                 select(streams.c.id).where(streams.c.last_position > position)
@@ -293,6 +305,11 @@ class Mailbox:
             if row is None
             else Checkpoint(Head(row.position, row.event_hash), row.file_offset)
         )
+
+    def committed(self) -> int:
+        """Up to which position the ledger is known to have been durable."""
+        with self.reading() as connection:
+            return connection.scalar(select(ledger_committed.c.position)) or 0
 
     def last_seq(self, stream: Stream) -> int:
         """The last committed sequence number of ``stream``; 0 when it has none."""
@@ -507,15 +524,15 @@ class Mailbox:
             for row in rows
         ]
 
-    def rows_after(self, position: int) -> dict[int, tuple[str, str]]:
-        """(event_hash, timestamp) of the messages stored after a position, by position."""
+    def hashes_between(self, after: int, last: int) -> dict[int, str]:
+        """The event hashes of the messages after one position and up to another, by position."""
         with self.reading() as connection:
             rows = connection.execute(
-                select(messages.c.position, messages.c.event_hash, messages.c.timestamp).where(
-                    messages.c.position > position
+                select(messages.c.position, messages.c.event_hash).where(
+                    messages.c.position.between(after + 1, last)
                 )
             ).all()
-        return {row.position: (row.event_hash, row.timestamp) for row in rows}
+        return {row.position: row.event_hash for row in rows}
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:

@@ -80,3 +80,12 @@ ledger_state: Final = Table(
     Column("event_hash", String(128), nullable=False),
     Column("file_offset", BigInteger, nullable=False),
 )
+
+# One row. The ledger was durable up to this position when something was stored last: what it must
+# have at the next start. Rows of ``messages`` behind it may never have been committed.
+ledger_committed: Final = Table(
+    "ledger_committed",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, nullable=False),
+)

@@ -94,7 +94,7 @@ def test_an_empty_mailbox_knows_nothing(mailbox: Mailbox) -> None:
     assert mailbox.missed("alice", 0) == []
     assert mailbox.threads("alice") == []
     assert mailbox.parties(1) is None
-    assert mailbox.rows_after(0) == {}
+    assert mailbox.hashes_between(0, 100) == {}
 
 
 def test_a_wallet_gets_what_it_sent_and_received_in_ledger_order(mailbox: Mailbox) -> None:

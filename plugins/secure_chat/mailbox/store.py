@@ -165,8 +165,8 @@ class Mailbox:
         """Store ``batch`` durably; rows that stand at its positions are replaced.
 
         ``committed``: up to which position the ledger is durable now, which may be before the
-        batch. Raises LedgerUnavailable, as every write here, when the database cannot take it (disk full,
-        locked); then nothing of it is stored.
+        batch. Raises LedgerUnavailable, as every write here, when the database cannot take it (disk
+        full, locked); then nothing of it is stored.
         """
         with self.writing() as connection:
             ids = self._store(connection, batch, self._stream_ids)

@@ -28,6 +28,9 @@ BUILT_CLIENT: Final = Path(__file__).resolve().parents[3] / "v13" / "ATLAS" / "d
 # A message of 1 MiB in base64 and its other fields; what is larger is closed with 1009.
 LARGEST_FRAME: Final = (1 << 20) * 4 // 3 + 65_536
 COLLECT_EVERY: Final = 50_000  # container objects made and kept: a few MiB
+# What threads wait for the interpreter at most, each time that a sync or a query gives it up: a
+# commit does several times. Python's own 5 ms would be more than the disk takes.
+SWITCH_SECONDS: Final = 0.0005
 DRAIN_SECONDS: Final = 10
 
 
@@ -42,6 +45,7 @@ class _Announcing(uvicorn.Server):
             gc.collect()
             gc.freeze()
             gc.set_threshold(COLLECT_EVERY)
+            sys.setswitchinterval(SWITCH_SECONDS)
             address = self.servers[0].sockets[0].getsockname()
             typer.echo(f"listening on http://{address[0]}:{address[1]}")
             sys.stdout.flush()

@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice, takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, get_args
@@ -384,13 +385,12 @@ class ChatClient:
             while queue:
                 rosters, without = await self._patiently(partial(self._prepared, queue[0].members))
                 self._seal(peer, queue, rosters, without)
-        except (StateRolledBack, StorageError) as error:
-            self._end(error)
+        except StorageError:
+            raise  # the client ends, and with it whatever waits in the queue
         except SecureChatError as error:
             for item in queue:
                 _fail(item.answer, error)
-        finally:
-            del self._unsealed[peer]
+        del self._unsealed[peer]
 
     async def _prepared(self, members: tuple[str, ...]) -> tuple[list[Roster], frozenset[bytes]]:
         """The rosters of ``members`` and one's own, with a session for each device."""
@@ -399,31 +399,34 @@ class ChatClient:
         return rosters, await self._contacts.reachable(rosters, self._milliseconds())
 
     def _seal(
-        self, peer: str, queue: deque[_Unsealed], rosters: list[Roster], without: frozenset[bytes]
+        self,
+        peer: str,
+        queue: deque[_Unsealed],
+        rosters: list[Roster],
+        without: frozenset[bytes],
+        most: int = MAX_BATCH,
     ) -> None:
-        batch: list[_Unsealed] = []
+        """Seal the first of ``queue`` that have the same members. They leave it once sealed, so
+        whatever goes wrong here, ``_end`` finds who waits for them."""
         members = queue[0].members
-        while queue and queue[0].members == members and len(batch) < MAX_BATCH:
-            item = queue.popleft()
-            if not item.answer.done():
-                batch.append(item)
+        first = list(takewhile(lambda item: item.members == members, islice(queue, most)))
+        batch = [item for item in first if not item.answer.done()]
         messages = [
             Message(peer, rosters, item.content, item.ts, item.cids, without) for item in batch
         ]
         try:
-            self._sealed(batch, self._device.seal(messages))
-        except (StateRolledBack, StorageError):
-            queue.extendleft(reversed(batch))
+            kept = self._device.seal(messages) if messages else []
+        except StorageError:
             raise
-        except CryptoError:
-            # One of them cannot be sealed: it alone is refused.
-            for item, message in zip(batch, messages, strict=True):
-                try:
-                    self._sealed([item], self._device.seal([message]))
-                except StorageError:
-                    raise
-                except CryptoError as error:
-                    _fail(item.answer, error)
+        except CryptoError as error:
+            if most > 1:  # one of them cannot be sealed: one by one, it alone is refused
+                self._seal(peer, queue, rosters, without, most=1)
+                return
+            kept = []
+            _fail(batch.pop().answer, error)
+        for _ in first:
+            queue.popleft()
+        self._sealed(batch, kept)
 
     def _sealed(self, items: list[_Unsealed], kept: list[Unacknowledged]) -> None:
         # crash point: kept, not sent; the next start sends it

@@ -8,6 +8,7 @@ server; ``registration.py`` publishes, ``chat.py`` sends and receives.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from base64 import b64encode
@@ -31,13 +32,21 @@ from plugins.secure_chat.crypto.devices import (
     Revocation,
     revocation_body,
 )
-from plugins.secure_chat.crypto.errors import CryptoError, IdentityChanged, NotCertified, Refused
+from plugins.secure_chat.crypto.errors import (
+    CryptoError,
+    IdentityChanged,
+    NotCertified,
+    Refused,
+    StorageError,
+)
 from plugins.secure_chat.crypto.frame import Frame
 from plugins.secure_chat.crypto.identity import NO_PREVIOUS, Identity, IdentityBody, PostQuantumKey
 from plugins.secure_chat.crypto.messenger import OWN, Changes, Message, Messenger, Opened
 from plugins.secure_chat.crypto.prekeys import MAX_ONE_TIME, Publication
 from plugins.secure_chat.crypto.roster import Roster
 from plugins.secure_chat.crypto.streams import Continuity
+
+log: Final = logging.getLogger(__name__)
 
 ROTATION_SECONDS: Final = 7 * 86_400  # of the signed and last-resort prekeys
 
@@ -158,9 +167,14 @@ class Device:
 
     def close(self) -> None:
         """Let another process have the state."""
-        if self._settled and not self._store.rolled_back:
-            self._commit({})
-        self._state.close()
+        try:
+            if self._settled and not self._store.rolled_back:
+                self._commit({})
+        except (StorageError, OSError) as error:
+            # It costs one more sending of the same bytes, and the server knows them.
+            log.warning("device.outbox_not_cleared error=%s", type(error).__name__)
+        finally:
+            self._state.close()
 
     def __repr__(self) -> str:
         return f"<Device {self.id} of {self.wallet}>"

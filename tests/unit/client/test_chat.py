@@ -33,6 +33,7 @@ from plugins.secure_chat.crypto.errors import (
     DeviceRevoked,
     Refused,
     StateRolledBack,
+    StorageError,
     UnknownSession,
 )
 from plugins.secure_chat.crypto.streams import Continuity
@@ -203,6 +204,33 @@ async def test_a_message_that_cannot_be_sealed_is_refused_alone(
         assert after[1].continuity is Continuity.CONTINUOUS
         with pytest.raises(Refused):
             await a.send(bob.wallet, b"")
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"), [(StorageError("full"), StorageError), (OSError(28, "full"), ClientClosed)]
+)
+async def test_a_state_that_cannot_be_written_ends_the_client_and_every_wait(
+    shared_server: Server,
+    people: People,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Exception,
+    error: type[Exception],
+) -> None:
+    alice, bob, _ = people
+
+    def full(_: bytes) -> None:
+        raise fault
+
+    async with bob.client(shared_server.url), alice.client(shared_server.url) as a:
+        await a.send(bob.wallet, b"while there was room")
+        monkeypatch.setattr(alice.device._store._storage, "write", full)
+        sends = [asyncio.create_task(a.send(bob.wallet, text)) for text in (b"1", b"2")]
+        async with asyncio.timeout(PATIENCE):
+            results = await asyncio.gather(*sends, return_exceptions=True)
+        assert [type(one) for one in results] == [error, error]
+    alice.restart()
+    async with alice.client(shared_server.url) as a:
+        assert (await a.send(bob.wallet, b"again")).seq == 2
 
 
 async def test_rate_limits_delay_messages_and_lose_none(

@@ -59,7 +59,7 @@ ROOT: Final = Path(__file__).resolve().parents[3]
 
 PROTECTED: Final = (
     "What is said: it is opened on the two wallets' own devices, and nowhere else.",
-    "What was said before a device was stolen; and what follows, once both have written.",
+    "What was said before a device was stolen: message keys are gone once used.",
     "Against a later quantum computer: ML-KEM-768 is in the opening of every session.",
     "Who said it, and where: what is altered, moved, repeated or left out shows.",
     "Who the other one is: a new key stops everything until the number is compared.",

@@ -577,7 +577,7 @@ class ChatClient:
         while self._arrived and len(batch) < MAX_BATCH:
             first = self._arrived[0]
             if isinstance(first, Resumed):
-                if batch or passed:
+                if batch or refusals:
                     break  # what came before it is taken first
                 self._arrived.popleft()
                 self.complete = first.complete
@@ -586,14 +586,11 @@ class ChatClient:
             try:
                 one = await self._patiently(partial(self._readable, first))
             except SecureChatError as reason:
-                passed.append(first.position)
                 refusals.append((first, reason))
                 if isinstance(reason, IdentityChanged):
                     held.setdefault(first.sender, first.position)
             else:
-                if one is None:
-                    passed.append(first.position)
-                else:
+                if one is not None:
                     batch.append(one)
             self._arrived.popleft()
         rest = [one.position for one in self._arrived if isinstance(one, Delivered)]
@@ -788,6 +785,7 @@ class ChatClient:
                 if isinstance(frame, Ready) and sending is None:
                     if frame.wallet != self.wallet:
                         raise ProtocolViolation("the server speaks to another wallet")
+                    self._device.ledger_ends_at(frame.position)
                     self._resume_due = True
                     sending = asyncio.create_task(self._send_outbox(socket))
                     self.connections += 1

@@ -14,6 +14,7 @@ import secrets
 from base64 import b64encode
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Final, Protocol, Self
@@ -348,10 +349,10 @@ class Device:
     ) -> list[Received | CryptoError]:
         """Open ``arrived`` in order and put it into the inbox, with one commit.
 
-        ``passed``: positions done with unopened. ``held``: wallets whose frames, from a position
-        on, can open only once a person has accepted their identity (``accept``). ``waiting`` and
-        ``complete`` are as in ``Cursor.taken``. Each result is what is now in the inbox, or why it
-        is not. Raises StateRolledBack and StorageError.
+        ``passed``: positions up to which all has come. ``held``: wallets whose frames, from a
+        position on, can open only once a person has accepted their identity (``accept``).
+        ``waiting`` and ``complete`` are as in ``Cursor.taken``. Each result is what is now in the
+        inbox, or why it is not. Raises StateRolledBack and StorageError.
         """
         results: list[Received | CryptoError] = []
         before = self.cursor
@@ -372,7 +373,9 @@ class Device:
             for wallet, position in since.items():
                 if self._store.get(_held_name(wallet)) is None:
                     changes[_held_name(wallet)] = u64(position)
-            positions = [*(one.position for one in arrived), *passed]
+            # Only what was authentic moves the cursor: anyone can put a position on the rest.
+            authentic = (isinstance(one, Received) for one in results)
+            positions = [*passed, *(one.position for one in compress(arrived, authentic))]
             self.cursor = before.taken(positions, waiting=waiting, complete=complete)
             if self.cursor != before:
                 changes[_CURSOR] = self.cursor.encode()
@@ -385,6 +388,14 @@ class Device:
             raise
         self._settled.clear()
         return results
+
+    def ledger_ends_at(self, position: int) -> None:
+        """The server's ledger ends there. A cursor beyond it was moved by a lie, or the ledger was
+        cut: everything is asked for again, and what was taken is not taken twice."""
+        if self.cursor.position > position:
+            cursor = self.cursor.back_to(0)
+            self._commit({_CURSOR: cursor.encode()})
+            self.cursor = cursor
 
     def handled(self, position: int) -> None:
         """This message was handed over and need not be given again."""

@@ -191,7 +191,7 @@ def test_frames_of_a_changed_identity_are_held_and_asked_for_after_acceptance(
     sealed = a.seal([message(b, b"before"), message(b, b"while unknown")])
     b.take([arrived(a, sealed[0].frame, 4)])
     b.accept(own_roster(replacement := open_device(tmp_path / "other", ALICE)))
-    results = b.take([arrived(a, sealed[1].frame, 6)])
+    results = b.take([arrived(a, sealed[1].frame, 6)], passed=[6])
     assert [type(one) for one in results] == [IdentityChanged]
     assert b.cursor.position == 6
     b.close()
@@ -203,6 +203,21 @@ def test_frames_of_a_changed_identity_are_held_and_asked_for_after_acceptance(
     assert [one.content for one in b.inbox()] == [b"before", b"while unknown"]
     b.close()
     replacement.close()
+
+
+def test_a_false_position_does_not_make_the_device_miss_what_comes_before_it(
+    pair: tuple[Device, Device],
+) -> None:
+    a, b = pair
+    sealed = a.seal([message(b, b"1"), message(b, b"2")])
+    b.take([arrived(a, sealed[0].frame, 4)])
+    b.take([arrived(a, sealed[0].frame, 900)])  # shown again: refused
+    assert b.cursor.position == 4
+    b.take([arrived(a, sealed[1].frame, 900)])  # authentic, but its place is a lie
+    b.ledger_ends_at(900)
+    assert b.cursor.position == 900
+    b.ledger_ends_at(5)
+    assert b.cursor.position == 0
 
 
 def test_an_empty_content_opens_a_session_and_is_no_message(pair: tuple[Device, Device]) -> None:

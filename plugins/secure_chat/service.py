@@ -49,10 +49,34 @@ ENOUGH: Final = (
     64  # messages that are worth a group while another is not settled: each costs a sync
 )
 MAX_STREAMS: Final = 100_000  # last sequence numbers kept in memory; others are read again
+MAX_UNANSWERED: Final = 32 << 20  # bytes of ciphertext that are not answered: bounds memory
 CHECKPOINT_EVERY: Final = 10_000  # records between two saved checkpoints: bounds start-up work
 
 Outcome = Ack | Refusal | LedgerUnavailable
 Reply = Callable[[Outcome], None]
+
+
+class _Unanswered:
+    """Bytes of ciphertext that were taken and not answered. While there are too many, wait."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+        self._fewer = asyncio.Event()
+
+    def add(self, size: int) -> None:
+        self._bytes += size
+        if size < 0:
+            self._fewer.set()
+
+    @property
+    def are_too_many(self) -> bool:
+        return self._bytes >= MAX_UNANSWERED
+
+    async def room(self) -> None:
+        """Return at once when there is room."""
+        while self.are_too_many:  # who woke before may have filled it again
+            self._fewer.clear()
+            await self._fewer.wait()
 
 
 @dataclass(slots=True)
@@ -64,6 +88,7 @@ class _Item:
     answer: Reply
     received: float
     stream: Stream  # the envelope's, made once
+    unanswered: _Unanswered
     refusal: Refusal | None = None  # of its signature
     answered: bool = False
 
@@ -71,6 +96,7 @@ class _Item:
         """Tell the outcome, the first one only."""
         if not self.answered:
             self.answered = True
+            self.unanswered.add(-self.envelope.size)
             self.answer(outcome)
 
 
@@ -135,6 +161,7 @@ class ChatService:
         self._audience = audience if audience is not None else Wallets()
         self._observers: list[Callable[[Sequence[Committed]], None]] = []
         self._pool: list[_Item | _Event] = []
+        self._unanswered = _Unanswered()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -212,12 +239,23 @@ class ChatService:
         """Take one request from the wallet's budget, whatever the transport. Raises RateLimited."""
         self._budgets.spend(wallet, self._monotonic())
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so much is under way that transports take no more: see ``room``."""
+        return self._unanswered.are_too_many
+
+    async def room(self) -> None:
+        """Wait until more may be read: for transports, before they take the next message."""
+        await self._unanswered.room()
+
     def submit(self, envelope: Envelope, origin: Outbox | None, reply: Reply) -> None:
         """Put a valid message into the pool; ``reply`` is called once, after its commit."""
         if self._draining:
             reply(LedgerUnavailable("the server is shutting down; reconnect and resend", 1.0))
             return
-        self._pool.append(_Item(envelope, origin, reply, self._monotonic(), envelope.stream))
+        received, stream = self._monotonic(), envelope.stream
+        self._pool.append(_Item(envelope, origin, reply, received, stream, self._unanswered))
+        self._unanswered.add(envelope.size)
         self._idle.clear()
         self._wake.set()
 

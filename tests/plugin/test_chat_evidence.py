@@ -143,6 +143,7 @@ def test_a_wallet_sees_its_own_line_and_an_auditor_the_statement(server: ChatSer
 def test_an_epoch_that_has_not_come_is_a_problem(server: ChatServer, epoch: str) -> None:
     answer = ask(server, f"rewards/{epoch}", ONE)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_message")
+    assert answer.json()["field"] == "epoch"
 
 
 PRIVATE = ["rewards/current", "ledger/inclusion/1", "ledger/consistency?old=1"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from plugins.secure_chat import runtime
+from plugins.secure_chat import runtime, service
 from plugins.secure_chat.core.records import Receipt
 from plugins.secure_chat.ledger.port import JournalLedger
 from plugins.secure_chat.transport import corked_protocol
@@ -188,6 +188,46 @@ def test_flooding_ends_the_connection_4429(tmp_path: Path) -> None:
         assert len(frames) == MAX_LIMITED
         assert code == 4429
         assert bob.silent()
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+
+def _so_many(server: ChatServer, stage: str) -> float:
+    """Messages that have come to ``stage``, as the metrics count them."""
+    (line,) = (
+        line
+        for line in server.http.get("/metrics").text.splitlines()
+        if line.startswith(f'secure_chat_messages_total{{stage="{stage}"}} ')
+    )
+    return float(line.split()[-1])
+
+
+def test_while_too_much_is_unanswered_nothing_more_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_commit = threading.Event(), threading.Event()
+    commit = JournalLedger.commit
+
+    async def held(ledger: JournalLedger, *what: Any) -> list[Receipt]:
+        begun.set()
+        await asyncio.to_thread(may_commit.wait, WAIT)
+        return await commit(ledger, *what)
+
+    monkeypatch.setattr(JournalLedger, "commit", held)
+    monkeypatch.setattr(service, "MAX_UNANSWERED", 1)
+    with chat_server(tmp_path) as server, ThreadPoolExecutor(1) as caller:
+        raw = RawSocket(server, ALICE)
+        raw.send_at_once(*(message(BOB, seq) for seq in range(1, 4)))
+        assert begun.wait(WAIT)
+        assert _so_many(server, "received") == 1
+        posted = caller.submit(server.post, CAROL, message(BOB, 1))
+        server.wait_for(lambda: _so_many(server, "received") == 2, "the request")
+        assert _so_many(server, "validated") == 1
+        may_commit.set()
+        assert posted.result().status_code == 201
+        server.wait_for(lambda: _so_many(server, "acknowledged") == 4, "all answered")
+        raw.hang_up()
 
 
 # -- other endings ---------------------------------------------------------------------------------

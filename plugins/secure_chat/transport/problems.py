@@ -173,5 +173,5 @@ async def read_body(request: Request, limit: int) -> bytes:
 def _invalid(error: RequestValidationError) -> InvalidMessage:
     """The first fault that FastAPI found. Its text is not repeated: it may quote the input."""
     where = error.errors()[0]["loc"]
-    field = str(where[-1]) if where else "request"
+    field = str(where[1]) if len(where) > 1 else "request"  # behind it are names of pydantic's
     return InvalidMessage(field, f"{field} has the wrong type or value")

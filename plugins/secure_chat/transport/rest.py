@@ -80,6 +80,7 @@ def rest_router(chat_of: Callable[[], Chat]) -> APIRouter:
         chat = chat_of()
         principal = caller(request, chat)
         chat.service.metrics.received()
+        await chat.service.room()
         frame = parse_message(await read_body(request, 2 * chat.settings.max_ciphertext + 65_536))
         envelope = validate(frame, principal.wallet, chat.settings.max_ciphertext)
         chat.service.metrics.validated()

@@ -238,6 +238,7 @@ class _Connection:
         closing = self._outbox.closing
         while not closing.is_set():
             await self._may_read.wait()
+            await self._service.room()
             for number, event in enumerate(await self._frames.receive_many(), start=1):
                 if closing.is_set():
                     return
@@ -251,6 +252,8 @@ class _Connection:
                     await asyncio.sleep(0)
                 if self._in_flight >= MAX_IN_FLIGHT:
                     await self._may_read.wait()
+                if self._service.is_crowded:
+                    await self._service.room()
 
     def _take(self, event: Any) -> None:
         """Handle one frame. Whatever came costs one request, also what could not be read."""

@@ -153,9 +153,10 @@ def test_the_application_hears_what_it_would_hear_from_websockets(data: st.DataO
     bad = data.draw(st.lists(BAD, max_size=1))
     frames = data.draw(st.lists(GOOD, max_size=8)) + bad + data.draw(st.lists(GOOD, max_size=2))
     stream = b"".join(frames)
-    # Bytes that come with the handshake; none that uvicorn would have to refuse before its answer.
-    early = 0 if bad else data.draw(st.sampled_from((0, 0, 1, 30)))
     largest = data.draw(st.sampled_from((200, LARGEST, LARGEST)))
+    # Bytes that come with the handshake; none that uvicorn would have to refuse before its answer.
+    refused = bad or any(len(one) > largest for one in frames)
+    early = 0 if refused else data.draw(st.sampled_from((0, 0, 1, 30)))
     whole = HEAD + stream
     cuts = data.draw(st.lists(st.integers(1, max(1, len(stream) - 1)), max_size=12))
     head_cut = data.draw(st.sampled_from((0, 0, len(HEAD) - 1, len(HEAD) - 3, 20)))

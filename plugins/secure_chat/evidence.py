@@ -81,6 +81,11 @@ class Evidence:
         """Wait until a checkpoint covers the record at ``position``."""
         return await self._follow_log.reached(position, within)
 
+    @property
+    def log_stopped(self) -> str | None:
+        """Why no checkpoint is signed any more, for good or for long; None while the log works."""
+        return self._follow_log.stopped
+
     def repair_log(self) -> None:
         """A reader met TreeDamaged: have the tree built anew."""
         self._follow_log.repair()

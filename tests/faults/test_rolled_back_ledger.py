@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from tests.faults.server import (
     LEDGER,
+    PATIENCE,
     Server,
     ledger_messages,
     message,
@@ -115,6 +119,43 @@ async def test_an_operator_may_go_on_with_a_ledger_that_lost_some_and_the_log_sa
     with Server(data) as server:
         async with server.socket("bob") as bob:
             assert len((await resume(bob))[0]) == found + 1
+
+
+async def test_the_log_that_signed_for_more_stays_stopped_until_a_new_one_is_begun(
+    tmp_path: Path,
+) -> None:
+    data = tmp_path / "data"
+    await acknowledged(data, Server.terminate)
+    cut(data)
+    said = f"signed checkpoint of {SENT} records"
+    for seq in (SENT, 2 * SENT):  # also when the ledger has come past the place again
+        with Server(data, accept_ledger_at=str(KEPT)) as server:
+            async with server.socket("alice") as alice:
+                for number in range(SENT):
+                    answer = await send(alice, message("bob", seq + number))
+                    assert answer["type"] == "ACK"
+            assert said in json.dumps((await until(server, "/health/ready", 503))["reasons"])
+            checkpoint = await until(server, "/v1/chat/ledger/checkpoint", 503)
+            assert said in checkpoint["detail"]
+            server.terminate()
+    (data / "log.key").rename(tmp_path / "old.key")
+    (data / "transparency").rename(tmp_path / "old")
+    with Server(data) as server:
+        assert await until(server, "/health/ready", 200) == {"status": "ready"}
+        async with server.rest("alice") as alice_asks:
+            (await alice_asks.get("/ledger/inclusion/3")).raise_for_status()
+
+
+async def until(server: Server, path: str, status: int) -> dict[str, Any]:
+    """The answer at ``path`` once it has that status; the log follows the ledger by itself."""
+    async with (
+        asyncio.timeout(PATIENCE),
+        httpx.AsyncClient(base_url=server.url, trust_env=False) as host,
+    ):
+        while (answer := await host.get(path)).status_code != status:  # noqa: ASYNC110 -- polled
+            await asyncio.sleep(0.05)  # between two looks
+    found: dict[str, Any] = answer.json()
+    return found
 
 
 async def test_a_group_that_was_never_committed_is_no_reason_to_refuse(tmp_path: Path) -> None:

@@ -127,9 +127,12 @@ def evidence_router(chat_of: Callable[[], Chat]) -> APIRouter:
     @router.get("/ledger/checkpoint", responses=_text("A C2SP checkpoint", Code.LEDGER_UNAVAILABLE))
     async def get_checkpoint() -> Response:
         """The last signed tree head of the ledger (C2SP tlog-checkpoint)."""
-        published = chat_of().evidence.log.published
+        evidence = chat_of().evidence
+        published = evidence.log.published
         if published is None:
-            raise LedgerUnavailable("no checkpoint has been signed yet", 1.0)
+            raise LedgerUnavailable(
+                evidence.log_stopped or "no checkpoint has been signed yet", 1.0
+            )
         return _plain(published.note, "no-cache")
 
     @router.get("/ledger/keys", responses=_text("Verifier keys, one a line (C2SP signed-note)"))
@@ -238,7 +241,9 @@ async def _covered(chat: Chat, position: int, field: str) -> None:
     if position > evidence.position:
         raise InvalidMessage(field, f"{field} is beyond the ledger's end")
     if not await evidence.log_reaches(position, FOLLOW_SECONDS):
-        raise LedgerUnavailable("the transparency log is behind the ledger", 1.0)
+        raise LedgerUnavailable(
+            evidence.log_stopped or "the transparency log is behind the ledger", 1.0
+        )
 
 
 async def _of_log(chat: Chat, ask: Callable[[], Any]) -> Any:

@@ -113,7 +113,7 @@ def _by_day(days: Mapping[str, _Stretch]) -> tuple[str, tuple[Bar, ...]] | None:
     """Bars over the days from the first to the last, as many days a bar as it takes; None when the
     timestamps are no dates, or there are none."""
     try:
-        known = sorted(date.fromisoformat(day) for day in days)
+        known = sorted(map(_day, days))
     except ValueError:
         return None
     if not known:
@@ -131,6 +131,15 @@ def _by_day(days: Mapping[str, _Stretch]) -> tuple[str, tuple[Bar, ...]] | None:
     )
 
 
+def _day(text: str) -> date:
+    """The day that ``text`` is, in the one spelling that the ledger's dialects have. Raises
+    ValueError."""
+    day = date.fromisoformat(text)
+    if day.isoformat() != text:
+        raise ValueError("a date in another spelling")
+    return day
+
+
 def refusals_of(metrics: Path) -> dict[str, int]:
     """Refused requests by code, from a saved answer of ``GET /metrics``. The ledger has none: what
     is refused is not logged. Raises LedgerUnusable."""
@@ -140,6 +149,6 @@ def refusals_of(metrics: Path) -> dict[str, int]:
             for sample in family.samples:
                 if sample.name == "secure_chat_refusals_total":
                     found[sample.labels["code"]] = int(sample.value)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, OverflowError) as error:
         raise LedgerUnusable("the metrics cannot be read") from error
-    return {code: found[code] for code in sorted(found) if found[code]}
+    return {code: found[code] for code in sorted(found) if found[code] > 0}

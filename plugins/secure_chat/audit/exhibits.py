@@ -82,12 +82,10 @@ class Proof:
         return True
 
     def record(self) -> Line:
-        """The record that the file itself proves. Raises LedgerUnusable when it does not."""
+        """The record that the file itself shows and proves. Raises LedgerUnusable."""
         line = self.proof.extra
         if not line:
             raise LedgerUnusable("the proof has no record in it: give the ledger as well")
-        if not self.holds(line):
-            raise LedgerUnusable("the proof does not show that its record is in the log")
         try:
             return parse(line, self.position)
         except NotARecord as error:
@@ -95,12 +93,16 @@ class Proof:
 
 
 def read_proof(path: Path, keys: Sequence[Verifier]) -> Proof:
-    """Raises LedgerUnusable."""
+    """A proof file whose checkpoint every key has signed; the record in it, if there is one, is
+    proven by it. Raises LedgerUnusable."""
     try:
         proof = parse_proof(_read(path, "the proof"))
     except NoteMalformed as error:
         raise LedgerUnusable(f"the proof cannot be read: {error}") from None
-    return Proof(proof, _opened(proof.checkpoint, keys))
+    opened = Proof(proof, _opened(proof.checkpoint, keys))
+    if proof.extra and not opened.holds(proof.extra):
+        raise LedgerUnusable("the proof does not show that its record is in the log")
+    return opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,9 @@ def check_statement(path: Path, ledger: Path, audited: Head) -> StatementVerdict
             raise ValueError("another file")
         epoch, rules = int(said["epoch"]), str(said["rules"]["hash"])
         head = Head(int(said["ledger"]["position"]), str(said["ledger"]["event_hash"]))
-    except (ValueError, KeyError, TypeError):
+        if head.position < 0:
+            raise ValueError("no position")
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise LedgerUnusable("this is no reward statement") from None
     if rules != rules_hash(RULES):
         raise LedgerUnusable("the statement was made under other rules than are known here")

@@ -33,7 +33,7 @@ class Since:
         finding says so. Raises LedgerUnusable for a file that does not hold an audit."""
         try:
             chain = Chain.restore(self.chain)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             raise LedgerUnusable("the earlier audit cannot be taken up: it is incomplete") from None
         if chain.position and not _is_there(file, size, chain):
             chain.finding = Finding(
@@ -62,7 +62,7 @@ def read_since(path: Path) -> Since:
         return Since(stored["chain"], edge)
     except OSError as error:
         raise LedgerUnusable(f"the earlier audit cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise LedgerUnusable("this is no earlier audit: make one with --save") from None
 
 

@@ -102,7 +102,9 @@ class ProvenRecord(Protocol):
 
 def against_proofs(file: LedgerFile, size: int, proofs: Sequence[ProvenRecord]) -> Finding | None:
     """The first line of the file's first ``size`` bytes that is not what was proven, or None."""
-    wanted = {proof.position: proof for proof in proofs}
+    wanted: dict[int, list[ProvenRecord]] = {}
+    for proof in proofs:
+        wanted.setdefault(proof.position, []).append(proof)
     if not wanted:
         return None
     last = 0
@@ -112,7 +114,8 @@ def against_proofs(file: LedgerFile, size: int, proofs: Sequence[ProvenRecord]) 
         if positions:
             lines = file.lines(span)
             for position in positions:
-                if not wanted[position].holds(lines[position - span.position - 1]):
+                line = lines[position - span.position - 1]
+                if not all(proof.holds(line) for proof in wanted[position]):
                     return Finding(position, Defect.PROOF, "it is not the record that was proven")
     if last < max(wanted):
         return Finding(last + 1, Defect.PROOF, f"it is missing: position {max(wanted)} was proven")

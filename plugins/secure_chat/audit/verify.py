@@ -87,7 +87,7 @@ def audit_ledger(
     (1) Every line follows, as ``core/chain.py`` says. (2) The last line is finished. (3) The record
     at ``expected_head`` is that record, and ``checkpoints`` (opened: their signatures are the
     caller's to check) are borne out; with ``tiles`` a line that is not is named exactly
-    (``audit/tree.py``). ``proofs`` are about its records; their checkpoints are to be among those.
+    (``audit/tree.py``). ``proofs`` are about its records; their checkpoints must be among those.
     (4) No event contradicts those before it (``folds``). (5) With ``statements`` those of the
     IDENTITY events verify, and every signature of a registered device. (6) ``check_signature``,
     given in their place, refuses no message.
@@ -125,6 +125,8 @@ def audit_ledger(
         grown = None if since is None else since.tree()
         signed = against_checkpoints(file, size, checkpoints, tiles=tiles, grown=grown)
         proven = against_proofs(file, size, proofs)
+        if proven is not None and signed is None:  # the whole tree is right, and so is the record
+            raise LedgerUnusable("a proof does not hold in the checkpoint that comes with it")
         foreseen = _first(
             signed, proven, past.finding, None if identities is None else identities.finding
         )

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import orjson
 import typer
 from rich.console import Console
 from rich.progress import Progress
@@ -32,6 +31,7 @@ from plugins.secure_chat.audit.exhibits import (
 )
 from plugins.secure_chat.audit.page import page
 from plugins.secure_chat.audit.since import read_since, write_since
+from plugins.secure_chat.cli.terminal import print_json, printable
 from plugins.secure_chat.core.note import Checkpoint
 from plugins.secure_chat.core.records import Head
 from plugins.secure_chat.errors import LedgerUnusable
@@ -139,10 +139,19 @@ def audit(
 ) -> None:
     """Verify a ledger without trusting its server: 0 sound, 1 broken, 2 no ledger."""
     try:
+        outputs = [path for path in (html, save) if path is not None]
+        inputs = [ledger, key, certificates, metrics, *(checkpoint or ()), *(proof or ())]
+        _refuse_to_overwrite(outputs, [*inputs, *(statement or ())])
         keys = () if key is None else read_keys(key)
         proofs = [read_proof(path, keys) for path in proof or ()]
         if ledger is None:
+            if outputs or any((checkpoint, statement, head, tiles, certificates, since, metrics)):
+                raise LedgerUnusable("without a ledger only proofs are checked: give it first")
             raise typer.Exit(_prove_alone(proofs, json))
+        if tiles is not None and not checkpoint and not proofs:
+            raise LedgerUnusable("tiles are those of a checkpoint: give --checkpoint as well")
+        if metrics is not None and html is None:
+            raise LedgerUnusable("metrics are shown in the page alone: give --html as well")
         signed = [read_checkpoint(path, keys) for path in checkpoint or ()]
         earlier = None if since is None else read_since(since)
         expected = _head(head)
@@ -164,19 +173,19 @@ def audit(
             write_since(save, ledger, dict(report.chain), earlier)
         if html is not None:
             refusals = None if metrics is None else refusals_of(metrics)
-            html.write_text(_page(outcome, refusals), encoding="utf-8")
+            html.write_text(_page(outcome, refusals), encoding="utf-8", errors="replace")
     except (LedgerUnusable, ValueError, OSError, BrokenProcessPool) as error:
         _refuse(ledger, json, error)
         raise typer.Exit(UNUSABLE) from None
     if json:
-        _print_json(outcome.as_json())
+        print_json(outcome.as_json())
     else:
         console = _console()
-        console.print(f"{ledger}: {'sound' if outcome.sound else 'BROKEN'}")
+        console.print(f"{printable(str(ledger))}: {'sound' if outcome.sound else 'BROKEN'}")
         for sentence in _verdict(outcome):
-            console.print(f"  {sentence}")
+            console.print(f"  {printable(sentence)}")
         for name, text in _figures(outcome):
-            console.print(f"  {name:<12}{text}")
+            console.print(f"  {name:<12}{printable(text)}")
         for sentence in _advice(outcome):
             console.print(f"  {sentence}")
     raise typer.Exit(SOUND if outcome.sound else BROKEN)
@@ -189,9 +198,19 @@ def _refuse(ledger: Path | None, json: bool, error: Exception) -> None:
     elif isinstance(error, OSError):
         reason = f"a file cannot be written: {error.strerror}"
     if json:
-        _print_json({"ledger": str(ledger), "verdict": "unusable", "reason": reason})
+        print_json({"ledger": ledger and str(ledger), "verdict": "unusable", "reason": reason})
     else:
-        _console(stderr=True).print(f"{ledger or 'audit'}: unusable: {reason}")
+        _console(stderr=True).print(printable(f"{ledger or 'audit'}: unusable: {reason}"))
+
+
+def _refuse_to_overwrite(outputs: Sequence[Path], inputs: Sequence[Path | None]) -> None:
+    """Nothing that is read, or written already, is written over. Raises LedgerUnusable, OSError."""
+    for number, output in enumerate(outputs):
+        others = [path for path in (*inputs, *outputs[:number]) if path is not None]
+        if output in others or (
+            output.exists() and any(path.exists() and output.samefile(path) for path in others)
+        ):
+            raise LedgerUnusable("--html and --save need files of their own: another would be lost")
 
 
 def _prove_alone(proofs: Sequence[Proof], json: bool) -> int:
@@ -202,7 +221,7 @@ def _prove_alone(proofs: Sequence[Proof], json: bool) -> int:
         line = one.record()
         record, size = line.record, one.checkpoint.size
         if json:
-            _print_json(
+            print_json(
                 {
                     "verdict": "proven",
                     "position": one.position,
@@ -216,7 +235,8 @@ def _prove_alone(proofs: Sequence[Proof], json: bool) -> int:
         else:
             console = _console()
             console.print(f"proven: position {one.position} of {size} in {one.checkpoint.origin}")
-            console.print(f"  {record.event_type} of {record.wallet}, {record.timestamp}")
+            what = f"{record.event_type} of {record.wallet}, {record.timestamp}"
+            console.print(f"  {printable(what)}")
             console.print(f"  hash {record.event_hash}")
     return SOUND
 
@@ -249,10 +269,6 @@ def _progress() -> Iterator[Callable[[int, int], None] | None]:
 def _console(*, stderr: bool = False) -> Console:
     # What is printed is data: no markup in it, and a hash is never broken over lines.
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=True)
-
-
-def _print_json(values: dict[str, Any]) -> None:
-    sys.stdout.write(orjson.dumps(values).decode() + "\n")
 
 
 # -- the report for people -------------------------------------------------------------------------

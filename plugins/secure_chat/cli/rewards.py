@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final
 
-import orjson
 import typer
 from rich.console import Console
 from rich.progress import Progress
@@ -21,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from plugins.secure_chat.audit import audit_ledger
+from plugins.secure_chat.cli.terminal import print_json, printable
 from plugins.secure_chat.core.rewards import CHR, Epoch, reward, rules_hash, statement_hash
 from plugins.secure_chat.errors import LedgerBroken, LedgerUnusable
 from plugins.secure_chat.rewards.ledger import FoldedEpoch, fold_ledger
@@ -93,11 +93,10 @@ def _epoch(epochs: Iterator[FoldedEpoch], wanted: int | None) -> FoldedEpoch:
 
 def _refuse(ledger: Path, json: bool, verdict: str, reason: str) -> None:
     if json:
-        line = orjson.dumps({"ledger": str(ledger), "verdict": verdict, "reason": reason})
-        sys.stdout.write(line.decode() + "\n")
+        print_json({"ledger": str(ledger), "verdict": verdict, "reason": reason})
     else:
         console = Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True)
-        console.print(f"{ledger}: {verdict}: {reason}; nothing is rewarded")
+        console.print(printable(f"{ledger}: {verdict}: {reason}; nothing is rewarded"))
 
 
 @contextmanager
@@ -138,7 +137,7 @@ def _page(ledger: Path, folded: FoldedEpoch) -> Iterator[str | Table]:
         "history or malformed": totals.not_well_formed,
     }
     lines = [
-        f"{ledger}: sound",
+        f"{printable(str(ledger))}: sound",
         f"  epoch      {epoch.number}, from position {first:,}: {state}",
         f"  messages   {totals.counted:,} count{_left_out(left_out)}",
         f"  rewards    {_chr(sum(amounts.values()))} CHR",
@@ -212,8 +211,5 @@ def _chr(amount: int) -> str:
 
 def _short(wallet: str) -> str:
     """A wallet for the eye: long ones without their middle, nothing that a terminal would obey."""
-    text = "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}"
-        for character in wallet
-    )
+    text = printable(wallet)
     return text if len(text) <= _WALLET_WIDTH else f"{text[:10]}…{text[-8:]}"

@@ -187,7 +187,8 @@ class ChatClient:
         that was restored from a backup usable (``Device.begin_again``). ``ledger_watch``: a file;
         with it the server is held to its ACKs by the log's keys ``log_keys``, and ``on_alarm`` is
         told of each promise that it broke (``LedgerWatch``). Raises StateRolledBack for a restored
-        state without ``begin_again``, and Alarm when the file was made for other keys.
+        state without ``begin_again``, Alarm when the file was made for other keys, and
+        StateUnreadable when it is damaged.
         """
         parts = urlsplit(base_url)
         scheme = {"http": "ws", "https": "wss"}[parts.scheme]

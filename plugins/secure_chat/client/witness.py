@@ -11,21 +11,23 @@ What must survive is one file: the log's keys, the last checkpoint, and what is 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from base64 import b64decode, b64encode
+import os
+from base64 import b64decode
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import httpx
+import msgspec
 
 from plugins.secure_chat.client.errors import LoginRefused, ServerUnreachable
 from plugins.secure_chat.client.login import Tokens
 from plugins.secure_chat.core.dialects import parse
 from plugins.secure_chat.core.message_event import MalformedMessage, from_record
 from plugins.secure_chat.core.note import Checkpoint, NoteMalformed, parse_proof
+from plugins.secure_chat.crypto.errors import StateUnreadable
 from plugins.secure_chat.transparency.keys import verifier
 from plugins.secure_chat.transparency.witness import Alarm, LogWitness
 
@@ -60,6 +62,14 @@ class _Promise(NamedTuple):
     hash: str
 
 
+class _Kept(msgspec.Struct):
+    """What the file holds."""
+
+    keys: list[str]
+    checkpoint: tuple[str, int, bytes] | None  # origin, size, root
+    unproven: list[_Promise]
+
+
 class LedgerWatch:
     """Watches one server's ledger for one wallet. ``note`` what was acknowledged; ``run`` it."""
 
@@ -74,7 +84,7 @@ class LedgerWatch:
     ) -> None:
         """``path``: the file that must survive. ``keys``: the log's verifier keys, got from
         elsewhere; without them those that the server shows first are taken and kept for good.
-        Raises Alarm when the file was made for other keys."""
+        Raises Alarm when the file was made for other keys, StateUnreadable when it is damaged."""
         self._tokens = tokens
         self._path = path
         self._http = httpx.AsyncClient(
@@ -203,7 +213,7 @@ class LedgerWatch:
                 raise Alarm("the server denies a checkpoint that it signed")
             try:
                 hashes = [b64decode(each, validate=True) for each in answer.json()["hashes"]]
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 raise Alarm("the proof between two checkpoints cannot be read") from None
         witness.see(seen, hashes)
 
@@ -235,7 +245,7 @@ class LedgerWatch:
             headers = {"Authorization": f"Bearer {token.value}"}
             try:
                 answer = await self._http.get(path, headers=headers)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:  # also an answer that does not decode
                 raise ServerUnreachable(f"ledger: {type(error).__name__}") from None
             if answer.status_code != 401:
                 break
@@ -248,36 +258,32 @@ class LedgerWatch:
 
     def _load(self) -> None:
         try:
-            stored = json.loads(self._path.read_bytes())
+            stored = msgspec.json.decode(self._path.read_bytes(), type=_Kept)
+            last = None if stored.checkpoint is None else Checkpoint(*stored.checkpoint)
         except FileNotFoundError:
-            stored = None
-        if stored is None:
             if self._keys:
                 self._witness = self._witness_of(None)
             return
-        if self._keys and list(self._keys) != stored["keys"]:
+        except (OSError, ValueError) as error:
+            raise StateUnreadable("the file of what was seen of the ledger is damaged") from error
+        if self._keys and list(self._keys) != stored.keys:
             raise Alarm("the log's keys are not those that were seen before")
-        self._keys = tuple(stored["keys"])
-        self._unproven.extend(_Promise(*one) for one in stored["unproven"])
+        self._keys = tuple(stored.keys)
+        self._unproven.extend(stored.unproven)
         if self._unproven:
             self._filled.set()
-        last = stored["checkpoint"]
-        self._witness = self._witness_of(
-            None if last is None else Checkpoint(last[0], last[1], b64decode(last[2]))
-        )
+        self._witness = self._witness_of(last)
 
     def _save(self) -> None:
         """Replace the file, whole or not at all; nothing before the keys are known."""
         if self._witness is None:
             return
         last = self._witness.last
-        stored: dict[str, Any] = {
-            "keys": list(self._keys),
-            "checkpoint": None
-            if last is None
-            else [last.origin, last.size, b64encode(last.root).decode()],
-            "unproven": [list(one) for one in self._unproven],
-        }
+        seen = None if last is None else (last.origin, last.size, last.root)
+        stored = _Kept(keys=list(self._keys), checkpoint=seen, unproven=list(self._unproven))
         beside = self._path.with_name(self._path.name + ".new")
-        beside.write_text(json.dumps(stored))
+        with beside.open("wb") as file:
+            file.write(msgspec.json.encode(stored))
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut could leave an empty file under the name
         beside.replace(self._path)

@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Final, TypeAlias
 
+import msgspec
+
 from plugins.secure_chat.core.dialects import Family, Line, NotARecord, parse
 from plugins.secure_chat.core.events import SHAPES
 from plugins.secure_chat.core.identifiers import IDENTIFIER
@@ -267,12 +269,13 @@ class Chain:
 
     @classmethod
     def restore(cls, stored: dict[str, Any]) -> Chain:
-        """The chain that ``snapshot`` gave. Raises ValueError, KeyError or TypeError."""
+        """The chain that ``snapshot`` gave. Raises ValueError, KeyError, TypeError or
+        OverflowError."""
         chain = cls()
         chain.position, chain.size = int(stored["position"]), int(stored["size"])
         chain.event_hash = str(stored["hash"])
         chain.last_seqs = {str(stream): int(seq) for stream, seq in stored["streams"].items()}
-        chain.tally = Tally(**stored["tally"])
+        chain.tally = msgspec.convert(stored["tally"], Tally)
         return chain
 
     def _take_message(

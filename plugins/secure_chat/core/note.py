@@ -27,6 +27,8 @@ MAX_NOTE: Final = 1 << 20
 MAX_SIGNATURES: Final = 64
 """signed-note asks for at least 16; a checkpoint of ours carries two."""
 MAX_TIMESTAMP: Final = (1 << 63) - 1
+MAX_SIZE: Final = (1 << 63) - 1
+"""Of a tree: other logs count in signed 64 bits, and a cosignature has eight bytes for it."""
 
 _DASH: Final = "\u2014 "
 _PROOF_HEADER: Final = "c2sp.org/tlog-proof@v1"
@@ -172,12 +174,11 @@ def parse_checkpoint(text: str) -> Checkpoint:
     lines = text.split("\n")
     if len(lines) < 4 or lines.pop() != "" or "" in lines:
         raise NoteMalformed("a checkpoint has at least three lines, none of them empty")
-    if _DECIMAL.fullmatch(lines[1]) is None:
-        raise NoteMalformed("the tree size is not a decimal number")
+    size = _number(lines[1], "the tree size")
     root = _decode(lines[2])
     if len(root) != HASH_SIZE:
         raise NoteMalformed("the root hash is not 32 bytes")
-    return Checkpoint(lines[0], int(lines[1]), root)
+    return Checkpoint(lines[0], size, root)
 
 
 def open_checkpoint(data: bytes, verifiers: Sequence[Verifier], origin: str) -> Checkpoint:
@@ -254,13 +255,11 @@ def parse_proof(data: bytes) -> InclusionProof:
         extra = _decode(lines.pop(0).removeprefix("extra "))
     if not lines or not lines[0].startswith("index "):
         raise NoteMalformed("the proof has no index")
-    index = lines.pop(0).removeprefix("index ")
-    if _DECIMAL.fullmatch(index) is None:
-        raise NoteMalformed("the index is not a decimal number")
+    index = _number(lines.pop(0).removeprefix("index "), "the index")
     hashes = tuple(_decode(line) for line in lines)
     if any(len(value) != HASH_SIZE for value in hashes) or len(hashes) > 64:
         raise NoteMalformed("the proof's hashes are not at most 64 of 32 bytes")
-    return InclusionProof(int(index), hashes, checkpoint, extra)
+    return InclusionProof(index, hashes, checkpoint, extra)
 
 
 def _parse_signature(line: str) -> Signature:
@@ -284,6 +283,15 @@ def _opaque(name: str) -> bytes:
     if not 1 <= len(data) <= 255:
         raise ValueError("a name is not 1 to 255 bytes")
     return bytes((len(data),)) + data
+
+
+def _number(text: str, what: str) -> int:
+    if _DECIMAL.fullmatch(text) is None:
+        raise NoteMalformed(f"{what} is not a decimal number")
+    number = int(text)
+    if number > MAX_SIZE:
+        raise NoteMalformed(f"{what} is larger than any tree")
+    return number
 
 
 def _encode(data: bytes) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from plugins.secure_chat.audit.spans import LedgerFile
 from plugins.secure_chat.audit.tree import against_checkpoints
 from plugins.secure_chat.cli.audit import audit
+from plugins.secure_chat.core.note import parse_proof
 from plugins.secure_chat.core.records import Head
 from plugins.secure_chat.errors import LedgerUnusable
 from plugins.secure_chat.rewards.ledger import fold_ledger
@@ -353,3 +355,112 @@ def test_a_statement_of_other_rules_or_none_is_unusable(
 ) -> None:
     statement.write_bytes(statement.read_bytes().replace(*change))
     assert case.run(case.path, "--statement", statement)[0] == 2
+
+
+# -- what a stranger may hand over -----------------------------------------------------------------
+
+
+def test_every_proof_is_held_also_when_two_are_about_one_position(case: Case) -> None:
+    whole = case.proof_of(3, record=False).read_bytes()
+    honest_proof, bad = case.directory / "honest.proof", case.directory / "bad.proof"
+    honest_proof.write_bytes(whole)
+    proof = parse_proof(whole)
+    bad.write_bytes(replace(proof, hashes=(bytes(32), *proof.hashes[1:])).encode())
+    for proofs in ([honest_proof, bad], [bad, honest_proof], [bad]):
+        status, said = case.held(*given("--proof", proofs))
+        assert (status, said["verdict"]) == (2, "unusable"), "a wrong proof convicts nobody"
+        assert "does not hold" in said["reason"]
+
+
+def test_a_proof_that_shows_another_record_than_it_proves_is_none(case: Case) -> None:
+    forged = parse_proof(case.proof_of(3).read_bytes()).with_extra(HONEST.lines[1][:-1])
+    path = case.directory / "forged.proof"
+    path.write_bytes(forged.encode())
+    for outcome in (case.held("--proof", path), case.run("--key", case.keys, "--proof", path)):
+        status, said = outcome
+        assert (status, said["verdict"]) == (2, "unusable")
+        assert "its record" in said["reason"]
+
+
+def test_a_checkpoint_larger_than_any_tree_is_refused(case: Case) -> None:
+    text, _, signatures = case.checkpoint.read_text().rpartition("\n\n")
+    origin, _, root = text.split("\n")
+    cosignature_first = "\n".join(reversed(signatures.rstrip("\n").split("\n")))
+    for size in (1 << 63, 10**20 - 1):
+        case.checkpoint.write_text(f"{origin}\n{size}\n{root}\n\n{cosignature_first}\n")
+        status, said = case.held("--checkpoint", case.checkpoint)
+        assert (status, said["verdict"]) == (2, "unusable")
+
+
+@pytest.mark.parametrize("option", ["--since", "--statement", "--certificates"])
+def test_json_of_any_depth_or_size_is_refused(case: Case, statement: Path, option: str) -> None:
+    state = case.directory / "audit.json"
+    assert case.run(case.path, "--save", state)[0] == 0
+    hostile = case.directory / "hostile"
+    for text in (
+        "[" * 200_000,
+        state.read_text().replace(f'"size": {RECORDS}', '"size": 1e999'),
+        state.read_text().replace('"signed": 4', '"signed": "4"'),
+        statement.read_text().replace('"epoch":0', '"epoch":Infinity'),
+        statement.read_text().replace('"position":9', '"position":-9'),
+    ):
+        assert text not in (state.read_text(), statement.read_text())
+        hostile.write_text(text)
+        status, said = case.run(case.path, option, hostile)
+        assert (status, said["verdict"]) == (2, "unusable")
+
+
+@pytest.mark.parametrize("name", ["\x1b[2J\nledger.jsonl: sound", "\ud800"])
+def test_nothing_in_a_statement_can_write_to_the_terminal(
+    case: Case, statement: Path, name: str
+) -> None:
+    said = json.loads(statement.read_text())
+    said["wallets"].append({"wallet": name, "reward": "1"})
+    statement.write_text(json.dumps(said))
+    result = CliRunner().invoke(app, [str(case.path), "--statement", str(statement)])
+    assert result.exit_code == 1
+    assert "the ledger gives nothing" in result.stdout
+    assert "\x1b" not in result.stdout
+    assert "\nledger.jsonl" not in result.stdout
+    difference = case.run(case.path, "--statement", statement)[1]["reward_statements"][0]
+    assert name in difference["difference"]
+
+
+def test_a_position_beyond_all_numbers_is_said(case: Case, statement: Path) -> None:
+    large = 10**400
+    text = statement.read_text().replace('"position":9', f'"position":{large}')
+    statement.write_text(text)
+    status, said = case.run(case.path, "--statement", statement)
+    assert (status, said["reward_statements"][0]["position"]) == (1, large)
+
+
+# -- a careless hand -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", ["--html", "--save"])
+def test_nothing_that_is_read_is_written_over(case: Case, statement: Path, option: str) -> None:
+    proof, link = case.proof_of(3), case.directory / "link"
+    link.symlink_to(case.path)
+    arguments = ("--checkpoint", case.checkpoint, "--proof", proof, "--statement", statement)
+    for taken in (case.path, link, case.keys, case.checkpoint, proof, statement):
+        before = taken.read_bytes()
+        status, said = case.held(*arguments, option, taken)
+        assert (status, said["verdict"]) == (2, "unusable")
+        assert "files of their own" in said["reason"]
+        assert taken.read_bytes() == before
+    one = case.directory / "one"
+    assert case.held("--html", one, "--save", one)[0] == 2
+    assert not one.exists()
+    assert case.held("--save", one)[0] == 0
+    assert case.held("--since", one, "--save", one)[0] == 0, "an audit goes on from the last"
+
+
+def test_what_would_not_be_looked_at_is_refused(case: Case) -> None:
+    metrics = case.directory / "metrics"
+    for useless in (("--tiles", case.saved), ("--metrics", metrics)):
+        assert case.held(*useless)[0] == 2
+    proof = case.proof_of(3)
+    for useless in (("--checkpoint", case.checkpoint), ("--html", case.directory / "page")):
+        status, said = case.run("--key", case.keys, "--proof", proof, *useless)
+        assert (status, said["ledger"]) == (2, None)
+        assert "without a ledger" in said["reason"]

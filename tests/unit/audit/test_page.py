@@ -125,6 +125,16 @@ def _activity(path: Path, days: list[list[tuple[str, Event]]]) -> Any:
     return activity_of(path, report.head)
 
 
+@pytest.mark.parametrize("day", ["2026-W01-1", "20260101", "", "<b>", "9999-99-99"])
+def test_timestamps_that_are_no_days_of_ours_are_cut_by_position(path: Path, day: str) -> None:
+    head = writers.ZEROS
+    line, head = writers.v1_line(writers.secure_message(1), head, day, "id-1")
+    path.write_bytes(line)
+    activity = activity_of(path, audit_ledger(path).head)
+    assert activity.stretch == "1 records"
+    assert run(path, "--html", path.with_name("page.html")) == 0
+
+
 def test_a_ledger_without_dates_is_cut_by_position(path: Path) -> None:
     path.write_bytes(chatty("v7", exchanges=60).data)
     activity = activity_of(path, audit_ledger(path).head)
@@ -149,7 +159,9 @@ def test_epochs_are_what_the_rewards_say(path: Path) -> None:
     assert epoch.amount == 39 * CHR // 10
 
 
-@pytest.mark.parametrize("text", ["secure_chat_refusals_total{ 1", "\xff"])
+@pytest.mark.parametrize(
+    "text", ["secure_chat_refusals_total{ 1", "\xff", 'secure_chat_refusals_total{code="x"} +Inf\n']
+)
 def test_metrics_that_cannot_be_read_are_unusable(tmp_path: Path, text: str) -> None:
     saved = tmp_path / "metrics.txt"
     saved.write_bytes(text.encode("latin-1"))

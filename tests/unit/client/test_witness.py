@@ -10,6 +10,7 @@ import base64
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from plugins.secure_chat.client.errors import LoginRefused, ServerUnreachable
 from plugins.secure_chat.client.login import Token, Tokens
 from plugins.secure_chat.client.witness import LedgerWatch
 from plugins.secure_chat.core.note import Checkpoint, parse_proof
+from plugins.secure_chat.crypto.errors import StateUnreadable
 from plugins.secure_chat.transparency.keyfile import open_signer
 from plugins.secure_chat.transparency.keys import CheckpointSigner
 from plugins.secure_chat.transparency.witness import Alarm
@@ -286,6 +288,50 @@ async def test_a_server_out_of_reach_or_busy_is_no_alarm(case: Case) -> None:
     case.between.lie = unplugged
     with pytest.raises(ServerUnreachable):
         await watch.check()
+
+    def garbled(path: str, answer: httpx.Response) -> httpx.Response | None:
+        stream = httpx.ByteStream(b"no gzip")
+        return httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=stream)
+
+    case.between.lie = garbled
+    with pytest.raises(ServerUnreachable):
+        await watch.check()
+
+
+async def test_no_answer_is_too_odd_to_be_an_alarm(case: Case) -> None:
+    """What a server sends must not end the watching, or lying would pay."""
+    watch = case.watch()
+    await watch.prove(send(case.server))
+    receipt = send(case.server)
+    case.between.lie = lambda path, answer: (
+        httpx.Response(200, content=b"[" * 200_000) if "/consistency" in path else None
+    )
+    with pytest.raises(Alarm, match="cannot be read"):
+        await watch.prove(receipt)
+    for huge in (10**20 - 1, 1 << 63):
+        case.between.lie = about("checkpoint", partial(cosignature_first, huge))
+        with pytest.raises(Alarm, match="checkpoint"):
+            await watch.check()
+
+
+def cosignature_first(size: int, note: bytes) -> bytes:
+    """A checkpoint of another size, and the signature over the size as eight bytes comes first."""
+    text, _, signatures = note.decode().rpartition("\n\n")
+    origin, _, root = text.split("\n")
+    lines = reversed(signatures.rstrip("\n").split("\n"))
+    return ("\n".join((origin, str(size), root, "", *lines)) + "\n").encode()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[" * 200_000, b'{"keys": 1}'])
+async def test_a_damaged_file_is_said_and_kept(case: Case, damage: bytes) -> None:
+    watch = case.watch()
+    await watch.prove(send(case.server))
+    await watch.close()
+    assert case.watch().checkpoint == watch.checkpoint
+    case.path.write_bytes(damage)
+    with pytest.raises(StateUnreadable):
+        case.watch()
+    assert case.path.read_bytes() == damage
 
 
 async def test_anothers_message_cannot_be_proven_as_ones_own(case: Case) -> None:

@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from nacl import bindings
+
 from plugins.secure_chat.crypto import (
     attachments,
     devices,
@@ -44,6 +46,10 @@ from tests.vectors.operations import (
 HERE = Path(__file__).parent
 PINNED = HERE / "pinned.json"
 HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
+# Ed25519 (RFC 8032): the field's prime, the group's order, and y of a point of order 8.
+FIELD = (1 << 255) - 19
+GROUP = (1 << 252) + 27742317777372353535851937790883648493
+ORDER_8 = bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05")
 ORDER = 2 * HALF_ORDER + 1
 
 
@@ -213,6 +219,7 @@ def basics() -> Document:
         info=labels.RATCHET_MESSAGE,
         size=44,
     )
+    edge_signatures(doc)
     secret = draw("alice wallet")
     digest = draw("digest")
     label, someone = labels.DEVICE_CERTIFICATE.decode(), wallet.WalletKey(secret)
@@ -249,6 +256,114 @@ def basics() -> Document:
     ):
         doc.bad(name, "wallet-recover", "bad_wallet_signature", text=text, signature=broken)
     return doc
+
+
+def edge_signatures(doc: Document) -> None:
+    """What Ed25519 libraries answer differently: SPEC-crypto C32."""
+    op, error = "ed25519-verify", "bad_classical_signature"
+    seed = draw("ed25519 edge")
+    public, message = primitives.ed25519_public(seed), b"edge"
+    signature = primitives.ed25519_sign(seed, message)
+    doc.good("Ed25519", op, public=public, message=message, signature=signature)
+    doc.bad(
+        "Ed25519, another message", op, error, public=public, message=b"egde", signature=signature
+    )
+    points = {
+        "the neutral point": 1,
+        "the neutral point, not canonical": FIELD + 1,
+        "the neutral point with a sign": (1 << 255) + 1,
+        "a point of order 2": FIELD - 1,
+        "a point of order 4": 0,
+        "a point of order 4, not canonical": FIELD,
+        "a point of order 8": int.from_bytes(ORDER_8, "little"),
+        "a point of order 8 with a sign": int.from_bytes(ORDER_8, "little") + (1 << 255),
+        "another point of order 8": FIELD - int.from_bytes(ORDER_8, "little"),
+    }
+    neutral = (1).to_bytes(32, "little")
+    for name, y in points.items():
+        # With S = 0 and R neutral, a key of small order is answered by chance of the hash: this
+        # message is one where the equation holds.
+        point = y.to_bytes(32, "little")
+        found = next(
+            one for one in map(bytes, zip(range(256))) if _challenge(neutral, point, one) % 8 == 0
+        )
+        forged = neutral + bytes(32)
+        doc.bad(
+            f"Ed25519, the key is {name}", op, error, public=point, message=found, signature=forged
+        )
+    secret = _clamped(seed)
+
+    def signed(r: int, point: bytes, key: bytes = public) -> bytes:
+        s = (r + _challenge(point, key, message) * secret) % GROUP
+        return point + s.to_bytes(32, "little")
+
+    doc.bad(
+        "Ed25519, R is the neutral point",
+        op,
+        error,
+        public=public,
+        message=message,
+        signature=signed(0, neutral),
+    )
+    nonce = int.from_bytes(draw("ed25519 nonce"), "little") % GROUP
+    honest = bindings.crypto_scalarmult_ed25519_base_noclamp(nonce.to_bytes(32, "little"))
+    doc.good(
+        "Ed25519, a nonce of one's own",
+        op,
+        public=public,
+        message=message,
+        signature=signed(nonce, honest),
+    )
+    two = (FIELD - 1).to_bytes(32, "little")
+    shifted = bindings.crypto_core_ed25519_add(honest, two)
+    doc.bad(
+        "Ed25519, sound with the cofactor alone: R",
+        op,
+        error,
+        public=public,
+        message=message,
+        signature=signed(nonce, shifted),
+    )
+    mixed = bindings.crypto_core_ed25519_add(public, two)
+    while _challenge(honest, mixed, message) % 2 == 0:
+        nonce += 1
+        honest = bindings.crypto_scalarmult_ed25519_base_noclamp(nonce.to_bytes(32, "little"))
+    doc.bad(
+        "Ed25519, sound with the cofactor alone: the key",
+        op,
+        error,
+        public=mixed,
+        message=message,
+        signature=signed(nonce, honest, mixed),
+    )
+    s = int.from_bytes(signature[32:], "little")
+    doc.bad(
+        "Ed25519, S not below the group's order",
+        op,
+        error,
+        public=public,
+        message=message,
+        signature=signature[:32] + (s + GROUP).to_bytes(32, "little"),
+    )
+    for size in (0, 63, 65):
+        doc.bad(
+            f"Ed25519, {size} bytes",
+            op,
+            error,
+            public=public,
+            message=message,
+            signature=(signature + b"\0")[:size],
+        )
+
+
+def _challenge(point: bytes, public: bytes, message: bytes) -> int:
+    return int.from_bytes(hashlib.sha512(point + public + message).digest(), "little") % GROUP
+
+
+def _clamped(seed: bytes) -> int:
+    """The scalar of an Ed25519 seed (RFC 8032, 5.1.5)."""
+    half = int.from_bytes(hashlib.sha512(seed).digest()[:32], "little")
+    return (half & ((1 << 254) - 8)) | (1 << 254)
 
 
 def identities(alice: Person, bob: Person) -> Document:

@@ -77,6 +77,11 @@ def hkdf(salt: bytes, secret: bytes, info: bytes, size: int) -> Outcome:
     return {"output": primitives.hkdf(salt, secret, info, size)}
 
 
+def ed25519_verify(public: bytes, message: bytes, signature: bytes) -> Outcome:
+    primitives.ed25519_verify(public, signature, message)
+    return {}
+
+
 def wallet_text(label: str, wallet_id: str, digest: bytes, device: str) -> Outcome:
     text = wallet.statement_text(label.encode(), wallet_id, digest, device)
     return {"text": text, "eip191": wallet.eip191_hash(text)}
@@ -458,7 +463,7 @@ def certificate_body(data: bytes) -> Outcome:
 OPERATIONS: dict[str, Callable[..., Outcome]] = {
     function.__name__.replace("_", "-"): function
     for function in (
-        *(label, hkdf, wallet_text, wallet_sign, wallet_recover),
+        *(label, hkdf, ed25519_verify, wallet_text, wallet_sign, wallet_recover),
         *(identity_verify, identity_succession, safety_number),
         *(device_keys, certificate_body, certificate_verify, revocation_verify, roster_verify),
         *(prekey_public, publication_verify, bundle_verify),

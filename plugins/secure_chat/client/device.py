@@ -272,9 +272,9 @@ class Device:
         rotate = self.rotation_due(now) == 0
         data = self._store.get(_PREKEYS)
         rotated = u64(int(now)) if rotate or data is None else data[:8]
-        # A crash after this commit rotates a week late, which harms nothing.
-        self._store.commit({_PREKEYS: rotated + b"\x00"})
-        return self.messenger.publish_prekeys(min(one_time, MAX_ONE_TIME), rotate=rotate)
+        # One commit: after ``begin_again`` no keys are in force, and only a rotation makes them.
+        own = {_PREKEYS: rotated + b"\x00"}
+        return self.messenger.publish_prekeys(min(one_time, MAX_ONE_TIME), rotate=rotate, own=own)
 
     def prekeys_published(self) -> None:
         data = self._store.get(_PREKEYS) or u64(0)
@@ -356,8 +356,10 @@ class Device:
         """
         results: list[Received | CryptoError] = []
         before = self.cursor
+        cleared = False
 
         def keep(opened: Sequence[Opened | CryptoError]) -> Changes:
+            nonlocal cleared
             changes: dict[bytes, bytes | None] = {}
             since = dict(held)
             for one, result in zip(arrived, opened, strict=True):
@@ -379,6 +381,7 @@ class Device:
             self.cursor = before.taken(positions, waiting=waiting, complete=complete)
             if self.cursor != before:
                 changes[_CURSOR] = self.cursor.encode()
+            cleared = bool(changes)
             return {**self._settled, **changes} if changes else {}
 
         try:
@@ -386,7 +389,8 @@ class Device:
         except BaseException:
             self.cursor = before
             raise
-        self._settled.clear()
+        if cleared:
+            self._settled.clear()
         return results
 
     def ledger_ends_at(self, position: int) -> None:

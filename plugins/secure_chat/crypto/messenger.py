@@ -239,7 +239,10 @@ class Messenger:
 
     def accept(self, roster: Roster) -> None:
         """Pin ``roster`` because a person has compared its safety number."""
-        pin = _Pin(roster.identity.id, roster.revoked)
+        known, revoked = self._pin(self._store, roster.wallet), roster.revoked
+        if known is not None and known.identity == roster.identity.id:
+            revoked |= known.revoked
+        pin = _Pin(roster.identity.id, revoked)
         self._store.commit({_pin_name(roster.wallet): pin.encode()})
 
     def active(self, roster: Roster) -> tuple[Certificate, ...]:
@@ -270,11 +273,18 @@ class Messenger:
 
     # Prekeys: what others need to open a session with this device while it is away.
 
-    def publish_prekeys(self, one_time: int = MAX_ONE_TIME, *, rotate: bool = False) -> Publication:
+    def publish_prekeys(
+        self,
+        one_time: int = MAX_ONE_TIME,
+        *,
+        rotate: bool = False,
+        own: Changes = MappingProxyType({}),
+    ) -> Publication:
         """New one-time prekeys (so many of each kind) and the signed ones, new when ``rotate``.
 
-        The secrets are kept before this returns. The signed and last-resort prekeys before the
-        current ones stay valid until the next rotation; the caller should rotate weekly.
+        The secrets are kept before this returns, and ``own``, records of the caller's, with them.
+        The signed and last-resort prekeys before the current ones stay valid until the next
+        rotation; the caller should rotate weekly.
         """
         if not 0 <= one_time <= MAX_ONE_TIME:
             raise Refused(f"at most {MAX_ONE_TIME} one-time prekeys of a kind")
@@ -299,7 +309,7 @@ class Messenger:
             kept = sorted(self._store.names(_prekey_prefix(kind)))
             for name in kept[: max(0, len(kept) + one_time - MAX_ONE_TIME_KEPT)]:
                 work.put(name, None)
-        self._store.commit(work.changes)
+        self._store.commit({**own, **work.changes})
         certificate = self.certificate.id
         published = [one.publish(self._keys, certificate) for one in made]
         return Publication(

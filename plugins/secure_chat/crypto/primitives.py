@@ -36,6 +36,18 @@ KEY: Final = 32  # X25519 and Ed25519 keys, seeds, symmetric keys, SHA-256 diges
 NONCE: Final = 12
 TAG: Final = 16
 ED25519_SIGNATURE: Final = 64
+_FIELD: Final = (1 << 255) - 19  # RFC 7748: coordinates are below it
+# y of the points whose order divides 8, of both signs of x (RFC 8032 curve, cofactor 8).
+_SMALL_ORDER: Final = frozenset(
+    int.from_bytes(bytes.fromhex(y), "little")
+    for y in (
+        "00" * 32,
+        "01" + "00" * 31,
+        "ec" + "ff" * 30 + "7f",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    )
+)
 MLDSA_KEY: Final = 1952  # FIPS 204, table 2
 MLDSA_SIGNATURE: Final = 3309
 MLKEM_SEED: Final = 64  # d || z, FIPS 203
@@ -92,11 +104,23 @@ def ed25519_sign(seed: bytes, message: bytes) -> bytes:
 
 
 def ed25519_verify(public: bytes, signature: bytes, message: bytes) -> None:
-    """Raises BadClassicalSignature."""
+    """Raises BadClassicalSignature.
+
+    Libraries differ in the odd keys and signatures that RFC 8032 leaves open; what is taken here
+    is what all of them take (SPEC-crypto C32).
+    """
+    if any(_is_weak(point) for point in (public, signature[:KEY])):
+        raise BadClassicalSignature("an Ed25519 point is not canonical, or of small order")
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
     except (InvalidSignature, ValueError):
         raise BadClassicalSignature("an Ed25519 signature does not verify") from None
+
+
+def _is_weak(point: bytes) -> bool:
+    """Whether an encoded Ed25519 point is not canonical, or of an order that divides 8."""
+    y = int.from_bytes(point, "little") & ((1 << 255) - 1)
+    return y >= _FIELD or y in _SMALL_ORDER
 
 
 def mldsa_public(seed: bytes) -> bytes:

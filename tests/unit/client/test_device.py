@@ -247,6 +247,41 @@ def test_a_rotation_is_due_weekly_and_one_whose_upload_failed_is_not_made_again(
     assert third.signed.id > first.signed.id
 
 
+@pytest.mark.parametrize("point", ["before the state", "after the state"])
+def test_a_crash_while_making_prekeys_anew_leaves_a_device_that_can_make_them(
+    tmp_path: Path, pair: tuple[Device, Device], point: str
+) -> None:
+    """Beginning again destroys the keys in force: what follows must not count on them."""
+    a, _ = pair
+    highest = a.new_prekeys(1, 1e9).one_time_kem[-1].id
+    a.distrust()
+    a.begin_again()
+    crash_at(a, point)
+    with pytest.raises(Crash):
+        a.new_prekeys(1, 1e9 + 1)
+    a.close()
+    a = open_device(tmp_path / "a", ALICE)
+    assert a.prekeys_pending
+    made = a.new_prekeys(1, 1e9 + 2)
+    made.verify(a.certificate)
+    assert min(made.signed.id, made.last_resort.id) > highest
+    a.close()
+
+
+def test_what_is_settled_leaves_the_disk_though_nothing_that_came_was_kept(
+    tmp_path: Path, pair: tuple[Device, Device]
+) -> None:
+    a, b = pair
+    (sealed,) = a.seal([message(b, b"1")])
+    a.settle(b.wallet, 1)
+    (refused,) = a.take([arrived(a, sealed.frame, 1)])
+    assert isinstance(refused, CryptoError)
+    a.close()
+    a = open_device(tmp_path / "a", ALICE)
+    assert a.outbox() == []
+    a.close()
+
+
 # -- whose it is ------------------------------------------------------------------------------
 
 

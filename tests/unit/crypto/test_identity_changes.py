@@ -10,6 +10,7 @@ import pytest
 from plugins.secure_chat.crypto import roster, safety
 from plugins.secure_chat.crypto.devices import DeviceKeys
 from plugins.secure_chat.crypto.errors import (
+    BadClassicalSignature,
     BadPostQuantumSignature,
     BadWalletSignature,
     DeviceRevoked,
@@ -152,8 +153,23 @@ def test_a_revoked_device_is_neither_encrypted_to_nor_believed_though_the_server
         with pytest.raises(DeviceRevoked):
             alice["a"].open(frame, shown)
     assert alice["a"].open(frame, before, revoked_too=True).content == b"x"
-    alice["a"].learn(before)
-    assert [one.device for one in alice["a"].active(before)] == ["b1"]
+    for look in (alice["a"].learn, alice["a"].accept):
+        look(before)
+        assert [one.device for one in alice["a"].active(before)] == ["b1"]
+
+
+def test_a_frame_is_not_opened_with_the_roster_of_another_wallet() -> None:
+    """Mallory, whom Alice knows, signs a frame that names Bob and Bob's device."""
+    directory = Directory()
+    alice, bob, mallory = (Person(directory, name) for name in ("a", "b", "b"))
+    acquaint(alice, bob, mallory)
+    connect(mallory["b"], [alice], directory)
+    frame = mallory["b"].seal(alice.id, [alice.roster], b"I am Bob", 1.0)
+    forged = replace(frame, sender=bob.id).signed(mallory.devices["b"].keys.signing)
+    for shown, error in ((mallory.roster, NotCertified), (bob.roster, BadClassicalSignature)):
+        with pytest.raises(error):
+            alice["a"].open(forged, shown)
+    assert alice["a"].open(frame, mallory.roster).sender == mallory.id
 
 
 def test_a_bundle_without_its_post_quantum_key_is_refused() -> None:

@@ -315,9 +315,11 @@ export class Messenger {
 
   /** Pin `roster` because a person has compared its safety number. */
   accept(roster: Roster): Promise<void> {
-    return this.#store.transact((records) => {
-      putPin(records, roster.wallet, { identity: roster.identity.id, revoked: roster.revoked });
-      return Promise.resolve();
+    return this.#store.transact(async (records) => {
+      const pin = await readPin(records, roster.wallet);
+      const known = pin !== null && equal(pin.identity, roster.identity.id) ? pin.revoked : [];
+      const revoked = new Set([...known, ...roster.revoked]);
+      putPin(records, roster.wallet, { identity: roster.identity.id, revoked });
     });
   }
 

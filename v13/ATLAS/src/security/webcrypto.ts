@@ -3,6 +3,7 @@
  * cannot be read. Whether a browser has an algorithm is found out in `select.ts`.
  */
 import { type Bytes, concat, fromBase64, fromHex } from "./bytes";
+import { isReadable } from "./ed25519";
 import { CryptoError } from "./errors";
 import type {
   Agreement,
@@ -121,6 +122,7 @@ export const webEd25519: ClassicalSigning = {
   },
   async verify(publicKey, signature, message) {
     const sound = await holds(async () => {
+      if (!isReadable(publicKey, signature)) return false;
       const key = await subtle.importKey("raw", publicKey, ED25519, false, ["verify"]);
       return subtle.verify(ED25519, key, signature, message);
     });

@@ -301,6 +301,10 @@ export const OPERATIONS: Readonly<Record<string, Operation>> = {
     const found = Object.entries(labels).find(([key]) => key === name) ?? fail("no such label");
     return { label: new TextDecoder().decode(found[1]) };
   },
+  "ed25519-verify": async (inputs, suite) => {
+    await suite.ed25519.verify(inputs.bytes("public"), inputs.bytes("signature"), inputs.bytes("message"));
+    return {};
+  },
   hkdf: (inputs) => ({
     output: hkdf(
       inputs.bytes("salt"),

@@ -91,8 +91,9 @@ class HostSettings(BaseSettings):
         if not self.insecure_dev:
             if secret == KNOWN_DEFAULT_SECRET:
                 raise ConfigurationError(
-                    "JWT_SECRET is the publicly known default; set a random one of at least "
-                    f"{SHORTEST_SECRET} bytes (or allow it with insecure_dev on your own machine)"
+                    "JWT_SECRET is not set, or the publicly known default; set a random one of at "
+                    f"least {SHORTEST_SECRET} bytes (or allow it with insecure_dev on your own "
+                    "machine)"
                 )
             if len(key) < SHORTEST_SECRET:
                 raise ConfigurationError(

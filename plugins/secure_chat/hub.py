@@ -7,8 +7,7 @@ All of it runs on the event loop.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from plugins.secure_chat.core.frames import encode_frame, error_frame
@@ -17,21 +16,43 @@ from plugins.secure_chat.errors import Close, UnknownDevice
 MAX_OUTBOX_BYTES: Final = 4 << 20  # a client a few large messages behind is not slow yet
 
 
-class Outbox:
-    """Frames on their way to one socket. Over its limit the socket is a slow consumer."""
+def nobody() -> None:
+    """Wakes no one."""
 
-    def __init__(self, wallet: str, max_bytes: int = MAX_OUTBOX_BYTES) -> None:
+
+class Outbox:
+    """Frames on their way to one socket. Over its limit the socket is a slow consumer.
+
+    ``wake`` is called when there is something to take, and when the outbox closes.
+    """
+
+    __slots__ = (
+        "_bytes",
+        "_drained",
+        "_frames",
+        "_max_bytes",
+        "close_with",
+        "devices",
+        "resuming",
+        "wake",
+        "wallet",
+    )
+
+    def __init__(
+        self,
+        wallet: str,
+        max_bytes: int = MAX_OUTBOX_BYTES,
+        wake: Callable[[], None] = nobody,
+    ) -> None:
         self.wallet = wallet
         self.close_with: Close | None = None
-        self.closing = asyncio.Event()
         self.devices: set[str] = set()  # that this socket has shown to be: see Hub.log_out
         self.resuming = False  # live messages wait in the mailbox until the replay has caught up
         self._max_bytes = max_bytes
-        self._frames: deque[bytes] = deque()
+        self.wake = wake
+        self._frames: list[bytes] = []
         self._bytes = 0
-        self._filled = asyncio.Event()
-        self._drained = asyncio.Event()
-        self._drained.set()
+        self._drained: asyncio.Event | None = None  # only while somebody waits for it
 
     @property
     def pending_bytes(self) -> int:
@@ -46,8 +67,8 @@ class Outbox:
             return
         self._frames.append(frame)
         self._bytes += len(frame)
-        self._drained.clear()
-        self._filled.set()
+        if len(self._frames) == 1:
+            self.wake()
 
     def close(self, code: Close, last: bytes | None = None) -> None:
         """End the connection with ``code``, after ``last`` and what is queued.
@@ -62,28 +83,32 @@ class Outbox:
         if last is not None:
             self._frames.append(last)
         self.close_with = code
-        self.closing.set()
-        self._drained.set()
-        self._filled.set()
+        self._let_go()
+        self.wake()
 
-    async def take(self) -> list[bytes]:
-        """All that is queued; waits for something. Empty once closed and drained."""
-        while not self._frames and self.close_with is None:
-            self._filled.clear()
-            await self._filled.wait()
-        frames = list(self._frames)
-        self._frames.clear()
+    def take(self) -> list[bytes]:
+        """All that is queued."""
+        frames, self._frames = self._frames, []
         return frames
 
     def sent(self, size: int) -> None:
         """``size`` bytes have left for the network."""
         self._bytes = max(0, self._bytes - size)
         if not self._frames and not self._bytes:
-            self._drained.set()
+            self._let_go()
 
     async def drained(self) -> None:
         """Wait until everything queued has left (or the connection ends)."""
-        await self._drained.wait()
+        if (self._frames or self._bytes) and self.close_with is None:
+            if self._drained is None:
+                self._drained = asyncio.Event()
+            await self._drained.wait()
+
+    def _let_go(self) -> None:
+        """Wake who waits in ``drained``."""
+        if self._drained is not None:
+            self._drained.set()
+            self._drained = None
 
 
 class Hub:

@@ -179,7 +179,7 @@ async def test_a_group_is_decided_while_the_one_before_it_syncs(tmp_path: Path) 
         assert chat.service.delivered_position == 0
         chat.disk.go.set()
         assert positions(await chat.answered(1, 2)) == [1, 2]
-        first, second = await inbox.take()
+        first, second = inbox.take()
         assert b'"seq":1,' in first
         assert b'"seq":2,' in second
 
@@ -327,7 +327,7 @@ async def test_nothing_behind_lost_ciphertext_is_shown_before_the_mailbox_has_it
         assert chat.service.delivered_position == 1
         again = [await chat.service.send(envelope(ALICE, BOB, seq)) for seq in (2, 3)]
         assert [(one.position, one.duplicate) for one in again] == [(2, True), (3, True)]
-        frames = await inbox.take()
+        frames = inbox.take()
         assert [b'"seq":%d,' % seq in frame for seq, frame in enumerate(frames, 1)] == [True] * 3
         assert chat.journal.head.position == 3
 

@@ -6,7 +6,9 @@ that one connection sends within one turn of the event loop travel in one write;
 for another turn's. A close frame is written even while the peer reads nothing. The peer has
 LINGER_SECONDS to answer it, and as long again to take what is left; then it is cut off. When the
 server stops, the application is told by ``websocket.disconnect`` with code 1012 and may still send
-what it owes, and its close. Nothing of the chat is known here.
+what it owes, and its close. A session that the application hands over is run below the framework,
+whose layers and the request are let go: they are most of an idle connection's memory. Nothing of
+the chat is known here.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import asyncio
 import socket
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from uvicorn.protocols.utils import ClientDisconnected
@@ -158,16 +160,9 @@ class CorkedProtocol(WebSocketsSansIOProtocol):
         self._owed = 0  # bytes of a frame that ``websockets`` has the beginning of
         self._all_to_websockets = False
         self._stopping = False
-        application = self.app
-
-        async def closed_at_the_end(scope: Any, receive: Any, send: Any) -> None:
-            try:
-                await application(scope, receive, send)
-            finally:
-                if self._stopping and not self.close_sent:
-                    super(CorkedProtocol, self).shutdown()
-
-        self.app = closed_at_the_end
+        self._session: Callable[[], Awaitable[None]] | None = None
+        self._application = self.app
+        self.app = self._run
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(CorkedTransport(cast(asyncio.Transport, transport), self.loop))
@@ -183,6 +178,30 @@ class CorkedProtocol(WebSocketsSansIOProtocol):
             self.queue.put_nowait({"type": "websocket.disconnect", "code": 1012})
         else:
             super().shutdown()
+
+    async def _run(self, scope: Any, receive: Any, send: Any) -> None:
+        """The application, then the session it has handed over; at a stop, the close."""
+        try:
+            await self._application(scope, receive, send)
+            if self._session is not None:
+                del scope, receive, send
+                self._forget_request()
+                await self._session()
+        finally:
+            self._session = None
+            self.app = self._application  # without the cycle it is freed at once
+            if self._stopping and not self.close_sent and not self.disconnected:
+                super().shutdown()
+
+    async def serve(self, session: Callable[[], Awaitable[None]]) -> None:
+        self._session = session
+
+    def _forget_request(self) -> None:
+        """Let go what only the handshake needs."""
+        del self.scope
+        # websockets' parser keeps both for good.
+        self.request.headers.clear()
+        self.response.headers.clear()
 
     # -- in -----------------------------------------------------------------------------------
 
@@ -304,3 +323,8 @@ class CorkedProtocol(WebSocketsSansIOProtocol):
         if self.disconnected or self.conn.state is not OPEN:
             raise ClientDisconnected
         self.transport.write(text_frames(texts))
+
+    async def close(self, code: int) -> None:
+        if self.close_sent:
+            raise ClientDisconnected
+        await self.send({"type": "websocket.close", "code": code, "reason": ""})

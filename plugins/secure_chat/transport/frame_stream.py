@@ -7,7 +7,7 @@ extension of the scope (``corked_protocol.py``). Under any other the frames go o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -20,7 +20,14 @@ EXTENSION: Final = "atlas.frame_stream"
 
 @runtime_checkable
 class FrameStream(Protocol):
-    """A socket after its handshake. Its close is the framework's."""
+    """A socket after its handshake."""
+
+    async def serve(self, session: Callable[[], Awaitable[None]]) -> None:
+        """Run ``session``; the socket is closed when it ends. Must be the last that is awaited.
+
+        May return before: a server that can runs it once the framework has returned, whose layers
+        would otherwise be kept for each socket. So ``session`` must hold nothing of the framework.
+        """
 
     async def receive_many(self) -> Sequence[ASGIReceiveEvent]:
         """What has come, at least one event, in order; waits for it. Nothing follows a disconnect.
@@ -34,12 +41,18 @@ class FrameStream(Protocol):
         Raises OSError when the connection is closed.
         """
 
+    async def close(self, code: int) -> None:
+        """Say ``code`` and close. Raises OSError when the connection is closed."""
+
 
 class OneByOne:
     """A FrameStream over any ASGI server."""
 
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket
+
+    async def serve(self, session: Callable[[], Awaitable[None]]) -> None:
+        await session()
 
     async def receive_many(self) -> Sequence[Any]:
         return (await self._websocket.receive(),)
@@ -48,6 +61,12 @@ class OneByOne:
         try:
             for text in texts:
                 await self._websocket.send_text(text.decode())
+        except (RuntimeError, WebSocketDisconnect) as closed:
+            raise ConnectionError("the socket is closed") from closed
+
+    async def close(self, code: int) -> None:
+        try:
+            await self._websocket.close(code)
         except (RuntimeError, WebSocketDisconnect) as closed:
             raise ConnectionError("the socket is closed") from closed
 

@@ -1,4 +1,4 @@
-"""The WebSocket: authentication, one reader and one writer for each connection, RESUME.
+"""The WebSocket: authentication, one reader for each connection, a writer when needed, RESUME.
 
 Persist, then deliver, then acknowledge is the service's; here frames come in and go out.
 """
@@ -44,11 +44,11 @@ from plugins.secure_chat.errors import (
     UnknownDevice,
 )
 from plugins.secure_chat.evidence import Evidence
-from plugins.secure_chat.hub import Outbox
+from plugins.secure_chat.hub import Outbox, nobody
 from plugins.secure_chat.service import ChatService, Outcome
 from plugins.secure_chat.settings import Settings
 from plugins.secure_chat.threads.requests import Threads
-from plugins.secure_chat.transport.frame_stream import frame_stream
+from plugins.secure_chat.transport.frame_stream import FrameStream, frame_stream
 from plugins.secure_chat.transport.tokens import (
     BEARER_SUBPROTOCOL,
     Authenticate,
@@ -130,7 +130,8 @@ async def serve_socket(websocket: WebSocket, chat: Chat) -> None:
         chat.service.metrics.refused(refusal.code)
         await _say_and_close(websocket, refusal, Close.REFUSED)
         return
-    await _Connection(websocket, chat, principal, device).run()
+    frames = frame_stream(websocket)
+    await frames.serve(_Connection(frames, chat, principal, device).run)
 
 
 async def _device(websocket: WebSocket, chat: Chat, wallet: str) -> str | None:
@@ -177,23 +178,42 @@ async def _say_and_close(websocket: WebSocket, refusal: Refusal, code: Close) ->
 
 
 class _Connection:
-    """One authenticated socket."""
+    """One authenticated socket.
+
+    Most are idle most of the time: what only a busy one needs is made when it is needed.
+    """
+
+    __slots__ = (
+        "_chat",
+        "_expiry",
+        "_frames",
+        "_in_flight",
+        "_limited",
+        "_outbox",
+        "_over",
+        "_principal",
+        "_receipts",
+        "_replay",
+        "_room",
+        "_service",
+        "_writer",
+    )
 
     def __init__(
-        self, websocket: WebSocket, chat: Chat, principal: Principal, device: str | None
+        self, frames: FrameStream, chat: Chat, principal: Principal, device: str | None
     ) -> None:
-        self._websocket = websocket
-        self._frames = frame_stream(websocket)
+        self._frames = frames
         self._chat = chat
         self._service = chat.service
         self._principal = principal
-        self._outbox = Outbox(principal.wallet, chat.settings.outbox_bytes)
+        self._outbox = Outbox(principal.wallet, chat.settings.outbox_bytes, self._wake)
         if device is not None:
             self._outbox.devices.add(device)
         self._in_flight = 0
-        self._may_read = asyncio.Event()
-        self._may_read.set()
+        self._room: asyncio.Event | None = None  # only while the reader waits for answers
         self._limited = 0
+        self._over = asyncio.get_running_loop().create_future()  # why: see close_with
+        self._writer: asyncio.Task[None] | None = None  # only while something is on its way out
         self._replay: asyncio.Task[None] | None = None
         self._receipts: set[asyncio.Task[None]] = set()
         self._expiry: asyncio.TimerHandle | None = None
@@ -206,21 +226,22 @@ class _Connection:
         self._outbox.put(encode_frame(ready(self._outbox.wallet, head, self._chat.limits)))
         self._watch_expiry()
         reader = asyncio.create_task(self._read())
-        writer = asyncio.create_task(self._write())
-        closing = asyncio.create_task(self._outbox.closing.wait())
+        reader.add_done_callback(self._end)
         try:
-            await asyncio.wait((reader, writer, closing), return_when=asyncio.FIRST_COMPLETED)
+            await self._over
             if self._outbox.close_with is not None:
                 # What comes now is not read: an expired token sends no more than it receives.
                 reader.cancel()
-                await asyncio.wait((writer,), timeout=CLOSE_SECONDS)
+                if self._writer is not None:
+                    await asyncio.wait((self._writer,), timeout=CLOSE_SECONDS)
         finally:
             service.hub.remove(self._outbox)
             service.metrics.connections.dec()
             if self._expiry is not None:
                 self._expiry.cancel()
-            tasks: list[asyncio.Task[Any]] = [reader, writer, closing]
-            tasks += [self._replay] if self._replay is not None else []
+            self._end()
+            self._outbox.wake = nobody  # without the cycle it is freed at once
+            tasks = [task for task in (reader, self._writer, self._replay) if task is not None]
             for task in tasks:
                 task.cancel()
             # Not gather: it would turn the host's own cancellation into one nobody knows.
@@ -232,15 +253,26 @@ class _Connection:
         if self._outbox.close_with is not None:
             await self._close(self._outbox.close_with)
 
+    def _end(self, _reader: object = None) -> None:
+        if not self._over.done():
+            self._over.set_result(None)
+
+    def _wake(self) -> None:
+        """The outbox has something for the peer, or closes."""
+        if self._writer is None and not self._over.done():
+            self._writer = asyncio.create_task(self._write())
+        if self._outbox.close_with is not None:
+            self._end()
+
     # -- in -----------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        closing = self._outbox.closing
-        while not closing.is_set():
-            await self._may_read.wait()
+        """Take what comes, until the peer goes or the outbox closes."""
+        outbox = self._outbox
+        while True:
             await self._service.room()
             for number, event in enumerate(await self._frames.receive_many(), start=1):
-                if closing.is_set():
+                if outbox.close_with is not None:
                     return
                 if event["type"] == "websocket.disconnect":
                     if event.get("code") == Close.RESTART:
@@ -250,8 +282,9 @@ class _Connection:
                 if number % READ_AT_ONCE == 0:
                     # Those that wait are committed while the rest is looked at.
                     await asyncio.sleep(0)
-                if self._in_flight >= MAX_IN_FLIGHT:
-                    await self._may_read.wait()
+                while self._in_flight >= MAX_IN_FLIGHT:
+                    self._room = asyncio.Event()
+                    await self._room.wait()
                 if self._service.is_crowded:
                     await self._service.room()
 
@@ -294,8 +327,6 @@ class _Connection:
             envelope = validate(frame, wallet, self._chat.settings.max_ciphertext)
             self._service.metrics.validated()
             self._in_flight += 1
-            if self._in_flight >= MAX_IN_FLIGHT:
-                self._may_read.clear()
 
             def reply(outcome: Outcome) -> None:
                 self._answer(outcome, frame)
@@ -312,8 +343,9 @@ class _Connection:
 
     def _answer(self, outcome: Outcome, frame: ChatMessage) -> None:
         self._in_flight -= 1
-        if self._in_flight < MAX_IN_FLIGHT:
-            self._may_read.set()
+        if self._room is not None:
+            self._room.set()
+            self._room = None
         if isinstance(outcome, Ack):
             self._outbox.devices.add(outcome.device)  # a registered one has just signed
             self._outbox.put(encode_frame(outcome))
@@ -417,26 +449,30 @@ class _Connection:
     # -- out ----------------------------------------------------------------------------------
 
     async def _write(self) -> None:
-        """Send what is queued until the outbox closes; nothing after the token's expiry."""
+        """Send what is queued until nothing is; nothing after the token's expiry."""
         outbox = self._outbox
-        while frames := await outbox.take():
-            for batch, size in _batches(frames):
-                if outbox.close_with is None and time.time() >= self._principal.expires_at:
-                    self._on_expiry()
-                    break
-                try:
+        try:
+            while frames := outbox.take():
+                for batch, size in _batches(frames):
+                    if outbox.close_with is None and time.time() >= self._principal.expires_at:
+                        self._on_expiry()
+                        break
                     await self._frames.send_many(batch)
-                except OSError:
-                    return
-                outbox.sent(size)
-                if outbox.close_with is Close.TOO_SLOW:
-                    return
+                    outbox.sent(size)
+                    if outbox.close_with is Close.TOO_SLOW:
+                        return
+            self._writer = None  # whatever is queued from here on finds a new one
+        except OSError:
+            self._end()  # and it stays the writer: nothing else is sent
+        except Exception as error:  # noqa: BLE001 (answered and closed; the others go on)
+            self._writer = None
+            self._fail(error)
 
     async def _close(self, code: Close) -> None:
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
-                await self._websocket.close(code)
-        except (RuntimeError, WebSocketDisconnect, TimeoutError):
+                await self._frames.close(code)
+        except OSError:  # also when the time is over
             log.debug("socket.gone_before_close")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from itertools import pairwise
 from typing import Any, cast
 
@@ -216,6 +218,78 @@ async def test_nothing_is_sent_on_a_connection_that_is_closed() -> None:
     await turns()
     assert b"first" in wire.written
     assert b"second" not in wire.written
+
+
+class HandsOver:
+    """An application that lets a session go on with the socket."""
+
+    def __init__(self) -> None:
+        self.returned = False
+        self.events: list[Any] = []
+        self.kept: list[weakref.ref[Any]] = []
+        self.headers: list[int] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        stream = scope["extensions"][EXTENSION]
+        scope["state"]["of the framework"] = layer = WebSocket(scope, receive, send)
+        self.kept.append(weakref.ref(layer))
+        request, response = stream.request, stream.response
+
+        async def session() -> None:
+            assert self.returned
+            self.headers = [len(request.headers), len(response.headers)]
+            self.events += await stream.receive_many()
+            await stream.send_many([b"last"])
+            await stream.close(4002)
+
+        await stream.serve(session)
+        del layer
+        self.returned = True
+
+
+def handed_over(application: Any) -> tuple[CorkedProtocol, Wire]:
+    wire = Wire()
+    config = uvicorn.Config(
+        application, ws_per_message_deflate=False, log_config=None, lifespan="off"
+    )
+    config.load()
+    protocol = CorkedProtocol(config, ServerState(), {}, asyncio.get_running_loop())
+    protocol.connection_made(wire)
+    protocol.data_received(HEAD)
+    return protocol, wire
+
+
+async def test_a_session_goes_on_without_the_framework_and_ends_the_connection() -> None:
+    hands_over = HandsOver()
+    protocol, wire = handed_over(hands_over)
+    await turns()
+    gc.collect()  # the layer and its scope hold each other
+    assert [kept() for kept in hands_over.kept] == [None]
+    assert hands_over.headers == [0, 0]
+    protocol.data_received(frame(Opcode.TEXT, b"first"))
+    await turns()
+    assert [event["text"] for event in hands_over.events] == ["first"]
+    assert wire.written.endswith(b"\x81\x04last" + b"\x88\x02\x0f\xa2")
+    protocol.data_received(frame(Opcode.CLOSE, b"\x0f\xa2"))
+    assert wire.closed
+    with pytest.raises(ClientDisconnected):
+        await protocol.close(1000)
+
+
+async def test_a_stop_closes_who_is_connected_and_says_nothing_to_who_is_gone() -> None:
+    for gone in (False, True):
+        heard = Heard(many=True)
+        protocol, wire = handed_over(heard)
+        await turns()
+        protocol.shutdown()
+        written = wire.written
+        if gone:
+            protocol.connection_lost(ConnectionResetError())
+        await turns()
+        assert heard.events[-1] == {"type": "websocket.disconnect", "code": 1012}
+        assert wire.written[len(written) :] == (b"" if gone else b"\x88\x02\x03\xf4")
 
 
 async def test_half_a_header_is_not_lost_when_the_server_closes() -> None:

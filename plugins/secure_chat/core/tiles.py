@@ -20,8 +20,9 @@ MAX_LEVEL: Final = 63
 MAX_ENTRY: Final = 0xFFFF
 """An entry bundle writes an entry's length in 16 bits."""
 
+# Six groups number the tiles of every tree that can be: 2^63 leaves, 256 in each.
 _PATH: Final = re.compile(
-    r"tile/(?P<level>entries|0|[1-9][0-9]?)/(?P<number>(?:x[0-9]{3}/)*[0-9]{3})"
+    r"tile/(?P<level>entries|0|[1-9][0-9]?)/(?P<number>(?:x[0-9]{3}/){0,5}[0-9]{3})"
     r"(?:\.p/(?P<width>[1-9][0-9]{0,2}))?",
     re.ASCII,
 )

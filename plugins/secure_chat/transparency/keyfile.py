@@ -30,11 +30,15 @@ def open_signer(
     another log's; OSError when it cannot be read or made.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would wait
     except FileNotFoundError:
         return _create(path, name or f"secure-chat-ledger/{secrets.token_hex(8)}", new_seed)
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(fd)
+        raise ConfigurationError("the log's key file is no file: put it back from a backup")
     with open(fd, "rb") as file:
-        if stat.S_IMODE(os.fstat(fd).st_mode) & 0o077:
+        if stat.S_IMODE(found.st_mode) & 0o077:
             raise ConfigurationError("the log's key file is readable by others: chmod 600 it")
         data = file.read()
     try:
@@ -45,7 +49,7 @@ def open_signer(
             raise ConfigurationError("the log's key file is for a log of another name")
         seeds = bytes.fromhex(stored["ed25519"]), bytes.fromhex(stored["ml_dsa_44"])
         return CheckpointSigner(str(stored["name"]), *seeds)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         # Without the cause: it would show the seeds.
         raise ConfigurationError("the log's key file does not hold a log's keys") from None
 

@@ -74,6 +74,8 @@ def test_paths_are_written_as_the_specification_does(tile: Tile | Bundle, path: 
     [
         "tile/0/0",
         "tile/0/0000",
+        "tile/0/" + "x999/" * 6 + "999",
+        "tile/0/" + "x999/" * 2000 + "999",
         "tile/0/x000/001",
         "tile/0/x01/001",
         "tile/0/001/002",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -60,7 +62,8 @@ def test_the_keys_of_another_log_are_refused(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", b"[]", b'{"name": 1, "ed25519": 2, "ml_dsa_44": 3}', b"\xff"]
+    "content",
+    [b"", b"{}", b"[]", b'{"name": 1, "ed25519": 2, "ml_dsa_44": 3}', b"\xff", b"[" * 200_000],
 )
 def test_what_holds_no_keys_is_refused_and_kept(path: Path, content: bytes) -> None:
     open_signer(path, NAME)
@@ -68,6 +71,14 @@ def test_what_holds_no_keys_is_refused_and_kept(path: Path, content: bytes) -> N
     with pytest.raises(ConfigurationError):
         open_signer(path, NAME)
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_is_refused_at_once(path: Path, make: Callable[[Path], object]) -> None:
+    path.parent.mkdir()
+    make(path)
+    with pytest.raises(ConfigurationError, match="no file"):
+        open_signer(path, NAME)
 
 
 def test_a_damaged_seed_is_not_shown_in_the_error(path: Path) -> None:

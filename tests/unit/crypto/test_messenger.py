@@ -384,3 +384,15 @@ def test_after_one_round_trip_a_stolen_state_opens_nothing_new() -> None:
         answer = bob["b"].seal(alice.id, [alice.roster], b"and this", 1.0)
         assert not Thief(bob.devices["b"]).opens(frame, alice)
         alice["a"].open(answer, bob.roster)
+
+
+def test_a_spoilt_message_in_a_batch_uses_up_no_prekey_of_the_sound_one_after_it() -> None:
+    alice, bob, directory = pair()
+    connect(alice["a"], [bob], directory)
+    frame = alice["a"].seal(bob.id, [bob.roster], b"x", 1.0)
+    spoilt = replace(frame, ciphertext=frame.ciphertext[:-1] + bytes((frame.ciphertext[-1] ^ 1,)))
+    spoilt = spoilt.signed(alice.devices["a"].keys.signing)
+    refused, opened = bob["b"].open_many([(spoilt, alice.roster), (frame, alice.roster)])
+    assert isinstance(refused, DecryptError)
+    assert isinstance(opened, Opened)
+    assert opened.content == b"x"

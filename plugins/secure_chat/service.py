@@ -23,6 +23,8 @@ from functools import partial
 from itertools import islice
 from typing import Final, TypeVar
 
+import msgspec
+
 from plugins.secure_chat.admission import Audience, SignatureCheck, Wallets
 from plugins.secure_chat.core.budget import Budgets
 from plugins.secure_chat.core.envelope import Envelope
@@ -79,8 +81,7 @@ class _Unanswered:
             await self._fewer.wait()
 
 
-@dataclass(slots=True)
-class _Item:
+class _Item(msgspec.Struct):
     """A message in the pool, and whom to tell."""
 
     envelope: Envelope
@@ -110,8 +111,7 @@ class _Event:
     done: asyncio.Future[Receipt]
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(msgspec.Struct, frozen=True, gc=False):
     """An event of ours that is durable in the ledger."""
 
     draft: EventDraft

@@ -21,9 +21,10 @@ class Budget:
 
     def spend(self, now: float, requests: int = 1) -> float:
         """Take so many requests. Returns 0.0 when they are granted, else the seconds to wait."""
-        # A clock that steps back must not drain the bucket.
-        elapsed = max(0.0, now - self.updated)
-        self.tokens = min(float(self.burst), self.tokens + elapsed * self.rate)
+        elapsed = now - self.updated
+        if elapsed > 0.0:  # a clock that steps back must not drain the bucket
+            tokens = self.tokens + elapsed * self.rate
+            self.tokens = tokens if tokens < self.burst else float(self.burst)
         self.updated = now
         if self.tokens >= requests:
             self.tokens -= requests

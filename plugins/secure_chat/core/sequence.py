@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
+
 from plugins.secure_chat.core.records import Receipt
 from plugins.secure_chat.errors import ReplayedSequence, SequenceConflict
 
@@ -29,8 +31,7 @@ class Logged:
     receipt: Receipt
 
 
-@dataclass(frozen=True, slots=True)
-class Fresh:
+class Fresh(msgspec.Struct, frozen=True, gc=False):
     """The message is new. ``gap`` numbers were passed over between it and the last one."""
 
     gap: int

@@ -67,6 +67,11 @@ _ADVANCE: Final = (
     .where(streams.c.last_position < bindparam("last_position"))
     .values(last_seq=bindparam("last_seq"), last_position=bindparam("last_position"))
 )
+_VOUCH: Final = (
+    update(ledger_committed)
+    .where(ledger_committed.c.position < bindparam("committed"))
+    .values(position=bindparam("committed"))
+)
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):
@@ -148,6 +153,7 @@ class Mailbox:
         upgrade(engine)
         self._insert = Statement(insert(messages), engine, *messages.c.keys())
         self._advance = Statement(_ADVANCE, engine, "stream_id", "last_seq", "last_position")
+        self._vouch = Statement(_VOUCH, engine, "committed")
         with engine.connect() as connection:
             self._highest: int = connection.scalar(select(func.max(messages.c.position))) or 0
 
@@ -170,11 +176,7 @@ class Mailbox:
         """
         with self.writing() as connection:
             ids = self._store(connection, batch, self._stream_ids)
-            connection.execute(
-                update(ledger_committed)
-                .where(ledger_committed.c.position < committed)
-                .values(position=committed)
-            )
+            self._vouch.execute(connection, [(committed,)])
         self._stream_ids.update(ids)
 
     def store_identity_event(self, event: StoredIdentityEvent) -> None:

@@ -53,10 +53,16 @@ export interface ConversationSummary {
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 const DIGITS = 16;
+/** Characters of a message that the list of conversations shows. */
+const PREVIEW = 120;
+/** Of a line whose newest message waits: above every position. */
+const WAITS = Number.MAX_SAFE_INTEGER;
 
 export const CURSOR = "cursor";
 export const SETTINGS = "settings";
 export const CONVERSATIONS = "conversation/";
+export const WAITING = "waiting/";
+export const HELD = "held/";
 
 function numbered(prefix: string, number: number): string {
   return prefix + String(number).padStart(DIGITS, "0");
@@ -75,7 +81,7 @@ export function chatName(peer: string, position: number): string {
 }
 
 export function waitingPrefix(peer: string): string {
-  return `waiting/${peer}/`;
+  return `${WAITING}${peer}/`;
 }
 
 export function waitingName(peer: string, seq: number): string {
@@ -83,7 +89,7 @@ export function waitingName(peer: string, seq: number): string {
 }
 
 export function heldPrefix(peer: string): string {
-  return `held/${peer}/`;
+  return `${HELD}${peer}/`;
 }
 
 export function heldName(peer: string, position: number): string {
@@ -111,4 +117,36 @@ export function read<T>(value: Bytes): T {
   } catch {
     throw new CryptoError("state_unreadable", "an entry of the archive is not JSON");
   }
+}
+
+/** The line of a conversation in which nothing has been said. */
+export function unheard(peer: string): ConversationSummary {
+  return { peer, unread: 0, preview: "", ts: 0, position: 0, changed: false };
+}
+
+/** The line after `entry` came, was written, or got its position. What came late is not the newest. */
+export function withEntry(before: ConversationSummary, entry: ChatEntry): ConversationSummary {
+  const unread = entry.direction === "in" ? before.unread + 1 : before.unread;
+  const position = entry.position ?? WAITS;
+  if (entry.problem !== null) return { ...before, unread };
+  if (position < before.position && before.position !== WAITS) return { ...before, unread };
+  return { ...before, unread, preview: entry.text.slice(0, PREVIEW), ts: entry.ts, position };
+}
+
+/**
+ * Entries that stand where their sender did not put them: behind one of the same device that was
+ * written later. A sound ledger takes a stream's messages in their order, so a server that gives such
+ * positions lies. `entries`: of one conversation, in the order in which they are shown; their ids.
+ */
+export function misplaced(entries: readonly ChatEntry[]): ReadonlySet<string> {
+  const found = new Set<string>();
+  const last = new Map<string, number>();
+  for (const { id, direction, device, seq, position, problem } of entries) {
+    if (problem !== null || position === null) continue;
+    const stream = `${direction}/${device}`;
+    const before = last.get(stream) ?? 0;
+    if (seq < before) found.add(id);
+    else last.set(stream, seq);
+  }
+  return found;
 }

@@ -9,9 +9,10 @@
 import type { Contact } from "../security/contacts";
 import { type Directory, DirectoryError } from "../security/directory";
 import { keepPrekeysInStock } from "../security/enrolment";
+import { isWallet } from "../security/codec";
 import { CryptoError } from "../security/errors";
 import type { ChatMessage, Frame } from "../security/frame";
-import type { ArchiveEntry, Messenger } from "../security/messenger";
+import type { ArchiveEntry, Kept, Messenger } from "../security/messenger";
 import { type DecryptedMessage, SecureMessageClient } from "../security/secureMessageV2";
 import type { Suite } from "../security/suite";
 import { Connection, type ConnectionState } from "../transport/connection";
@@ -25,22 +26,29 @@ import {
   type ConversationSummary,
   CURSOR,
   gone,
+  HELD,
   heldName,
   heldPrefix,
   kept,
   read,
   type SendState,
   SETTINGS,
+  unheard,
+  WAITING,
   waitingName,
   waitingPrefix,
+  withEntry,
 } from "./archive";
+import { Sending } from "./sending";
 
 /** Messages that are read from the store at a time. */
 const PAGE = 50;
-/** Characters of a message that the list of conversations shows. */
-const PREVIEW = 120;
 /** At most one new session a device in so many milliseconds: a peer cannot make us claim for ever. */
 const HEAL_EVERY = 60_000;
+/** Prekeys are looked after at most once in so many milliseconds, however often the server asks. */
+const RESTOCK_EVERY = 60_000;
+/** Messages that may come ahead of what RESUME brings; beyond, the connection begins anew. */
+const MAX_EARLY = 4096;
 /** Seconds before a message is sent again that the server could not take. */
 const RESEND_AFTER = 5;
 /** What a new session mends; the message itself stays unreadable unless its sender sends it again. */
@@ -85,6 +93,24 @@ export interface SessionParts {
   readonly token: string;
 }
 
+/** What one transaction changes of a conversation; it is shown once it is kept. */
+class Change {
+  readonly entries: ChatEntry[] = [];
+  readonly removed: string[] = [];
+  summary: ConversationSummary | null = null;
+
+  /** The list's line after this change, to be kept with it. Read anew: other tabs write it too. */
+  async sum(
+    peer: string,
+    stored: Kept,
+    after: (before: ConversationSummary) => ConversationSummary,
+  ): Promise<ArchiveEntry> {
+    const value = await stored(conversationName(peer));
+    this.summary = after(value === null ? unheard(peer) : read<ConversationSummary>(value));
+    return kept(conversationName(peer), this.summary);
+  }
+}
+
 const EMPTY: ConversationView = { loaded: false, entries: [], more: false };
 
 export class ChatSession {
@@ -92,12 +118,20 @@ export class ChatSession {
   readonly #directory: Directory;
   readonly #suite: Suite;
   readonly #connection: Connection;
+  readonly #sending: Sending;
   readonly #tabs: BroadcastChannel;
   readonly #listeners = new Set<() => void>();
   readonly #clients = new Map<string, SecureMessageClient>();
   readonly #summaries = new Map<string, ConversationSummary>();
   readonly #conversations = new Map<string, ConversationView>();
   readonly #healed = new Map<string, number>();
+  /** Peers of whom something is held back. */
+  readonly #held = new Set<string>();
+  #restocked = -Infinity;
+  /** Whether `beginAgain` was called: the server's numbers are followed from then on. */
+  #begunAgain = false;
+  /** Peers to whom that has been done: once is enough for a server that tells the truth. */
+  readonly #followed = new Set<string>();
   /** Delivered ahead of what RESUME still brings. */
   #early: MessageFrame[] = [];
   #resumingTo: number | null = null;
@@ -126,12 +160,35 @@ export class ChatSession {
         this.#enqueue(() => this.#take(frame));
       },
       onState: (connection, refusal) => {
+        if (connection !== "online") this.#sending.end();
         this.#show({ connection, refusal });
+      },
+    });
+    this.#sending = new Sending({
+      lock: `atlas-chat-sending/${parts.messenger.wallet}`,
+      outbox: () => this.messenger.outbox(),
+      send: (frame) => this.#connection.send(frame),
+      onTurn: (first) => {
+        this.#enqueue(async () => {
+          if (this.#stalled) return;
+          if (first) await this.#sealAnew();
+          await this.#sending.pump();
+        });
+      },
+      onSilence: () => {
+        this.#connection.restart();
       },
     });
     this.#tabs = new BroadcastChannel(`atlas-chat/${parts.messenger.wallet}`);
     this.#tabs.onmessage = ({ data }) => {
-      if (typeof data === "string") this.#enqueue(() => this.#reload(data));
+      if (typeof data !== "string") return;
+      this.#enqueue(async () => {
+        const before = this.#view.problem;
+        await this.#reload(data);
+        // Another tab has begun again: what was not taken here comes with a new connection.
+        if (before !== null && this.#view.problem === null) this.#connection.restart();
+        if (!this.#stalled) await this.#sending.pump();
+      });
     };
   }
 
@@ -145,6 +202,7 @@ export class ChatSession {
 
   close(): void {
     this.#connection.close();
+    this.#sending.end();
     this.#tabs.close();
     this.#listeners.clear();
   }
@@ -207,21 +265,12 @@ export class ChatSession {
    * `content_too_large`, `state_rolled_back`) or DirectoryError; then nothing was kept.
    */
   async send(peer: string, text: string): Promise<void> {
-    const entries: ChatEntry[] = [];
-    const message = await this.#client(peer).encrypt(text, (frame) => {
-      const entry = outgoing(frame, text);
-      entries.push(entry);
-      return text === "" ? [] : [kept(waitingName(peer, frame.seq), entry), this.#noted(peer, entry)];
-    });
-    if (text !== "") this.#changed(peer, entries);
-    this.#connection.send(message);
+    await this.#seal(peer, text, null);
   }
 
   /** Send again, as a new message, what the server refused for good. */
   async retry(peer: string, entry: ChatEntry): Promise<void> {
-    await this.send(peer, entry.text);
-    await this.messenger.keep([gone(waitingName(peer, entry.seq))]);
-    this.#changed(peer, [], [entry.id]);
+    await this.#seal(peer, entry.text, entry);
   }
 
   /** The person has seen the conversation to its end. */
@@ -229,9 +278,10 @@ export class ChatSession {
     const summary = this.summary(peer);
     if (summary === null || summary.unread === 0 || this.#view.problem !== null) return;
     const unread = this.conversation(peer)
-      .entries.filter((one) => one.direction === "in" && one.problem === null)
-      .slice(-summary.unread);
-    await this.#note({ ...summary, unread: 0 });
+      .entries.filter((one) => one.direction === "in")
+      .slice(-summary.unread)
+      .filter((one) => one.problem === null);
+    await this.#note(peer, (before) => ({ ...before, unread: 0 }));
     if (!this.#view.receipts) return;
     for (const { position } of unread) {
       if (position !== null) this.#connection.send({ type: "RECEIPT", kind: "read", position });
@@ -240,8 +290,14 @@ export class ChatSession {
 
   /** Whether delivered and read receipts are given from now on. */
   async giveReceipts(receipts: boolean): Promise<void> {
-    await this.messenger.keep([kept(SETTINGS, { receipts })]);
+    const before = this.#view.receipts;
     this.#show({ receipts });
+    try {
+      await this.messenger.keep([kept(SETTINGS, { receipts })]);
+    } catch (error) {
+      this.#show({ receipts: before });
+      throw error;
+    }
     this.#tabs.postMessage("");
   }
 
@@ -249,9 +305,8 @@ export class ChatSession {
   async contact(peer: string): Promise<Contact | null> {
     const contact = await this.#client(peer).contacts.contact(peer);
     const changed = contact?.succession === "reset";
-    const summary = this.summary(peer);
-    if (changed !== (summary?.changed ?? false)) {
-      await this.#note({ ...(summary ?? unheard(peer)), changed });
+    if (changed !== (this.summary(peer)?.changed ?? false)) {
+      await this.#note(peer, (before) => ({ ...before, changed }));
     }
     return contact;
   }
@@ -264,8 +319,10 @@ export class ChatSession {
   /** The person has compared `number`: what was held back is opened, and one may write again. */
   async accept(peer: string, contact: Contact, number: string): Promise<void> {
     await this.#client(peer).contacts.accept(contact.roster, number);
-    await this.#note({ ...(this.summary(peer) ?? unheard(peer)), changed: false });
-    this.#enqueue(() => this.#release(peer));
+    await this.#note(peer, (before) => ({ ...before, changed: false }));
+    this.#enqueue(async () => {
+      await this.#release(peer);
+    });
   }
 
   /** Go on with a state that was found to be an old copy: new keys, and all that waits sealed anew. */
@@ -273,11 +330,9 @@ export class ChatSession {
     await this.messenger.beginAgain();
     const publication = await this.messenger.publishPrekeys({ oneTime: PAGE, rotate: true });
     await this.#directory.publishPrekeys(this.messenger.device, publication);
+    this.#begunAgain = true;
     this.#show({ problem: null });
-    for (const { peer } of this.#view.conversations) {
-      const waiting = await this.messenger.kept(waitingPrefix(peer));
-      for (const { value } of waiting) await this.retry(peer, read<ChatEntry>(value));
-    }
+    this.#tabs.postMessage("");
     this.#connection.restart();
   }
 
@@ -286,6 +341,8 @@ export class ChatSession {
   #enqueue(work: () => Promise<void>): void {
     this.#queue = this.#queue.then(work).catch((error: unknown) => {
       if (error instanceof CryptoError && FATAL.has(error.code)) {
+        // Nothing is passed over: what could not be kept comes again when it can be.
+        this.#stalled = true;
         this.#show({ problem: error.code });
         return;
       }
@@ -305,11 +362,17 @@ export class ChatSession {
     switch (frame.type) {
       case "CHAT_MESSAGE":
         // What is past the head of READY may come ahead of the replay; it waits for its place.
-        if (this.#resumingTo !== null && frame.position > this.#resumingTo) this.#early.push(frame);
-        else await this.#receive(frame);
+        if (this.#resumingTo === null || frame.position <= this.#resumingTo) {
+          await this.#receive(frame);
+        } else if (this.#early.length < MAX_EARLY) {
+          this.#early.push(frame);
+        } else {
+          this.#stalled = true;
+          this.#connection.restart();
+        }
         return;
       case "RESUMED":
-        await this.#resumed(frame.complete);
+        await this.#resumed(frame);
         return;
       case "ACK":
         await this.#settle(frame);
@@ -321,7 +384,8 @@ export class ChatSession {
         await this.#receipt(frame);
         return;
       case "PREKEYS_LOW":
-        if (frame.device === this.messenger.device) {
+        if (frame.device === this.messenger.device && Date.now() - this.#restocked > RESTOCK_EVERY) {
+          this.#restocked = Date.now();
           await keepPrekeysInStock(this.messenger, this.#directory, Date.now());
         }
     }
@@ -329,82 +393,119 @@ export class ChatSession {
 
   /** A new connection: ask for what was missed, then send what still waits. */
   async #begin(head: number): Promise<void> {
-    this.#stalled = false;
+    // With an old copy nothing is opened, and nothing of it is sent.
+    const { problem } = this.#view;
+    this.#stalled = problem !== null && problem !== "storage";
+    if (this.#stalled) return;
+    if (problem !== null) this.#show({ problem: null });
     this.#early = [];
     this.#resumingTo = head;
+    // A cursor beyond the ledger's end was moved by a lie: ask for everything, take nothing twice.
+    if (this.#cursor > head) await this.#move(0);
+    for (const peer of [...this.#held]) await this.#release(peer);
     this.#connection.send({ type: "RESUME", after: this.#cursor });
-    for (const frame of await this.messenger.outbox()) this.#connection.send(frame.toWire());
+    this.#sending.begin();
   }
 
-  async #resumed(complete: boolean): Promise<void> {
+  async #resumed({ complete, position }: Extract<ServerFrame, { type: "RESUMED" }>): Promise<void> {
+    if (this.#resumingTo === null) return;
     const early = this.#early.sort((one, other) => one.position - other.position);
+    const all = Math.min(position, this.#resumingTo);
     this.#early = [];
     this.#resumingTo = null;
+    if (all > this.#cursor) await this.#move(all);
     for (const frame of early) await this.#receive(frame);
     if (complete !== this.#view.complete) this.#show({ complete });
   }
 
   /** A message: one of our own that another tab sent or whose ACK was lost, or one to be opened. */
   async #receive(message: MessageFrame): Promise<void> {
-    const { sender, recipient, device, position } = message;
+    const { sender, recipient, device } = message;
     if (sender === this.wallet && device === this.messenger.device) {
       await this.#settle(message);
-      await this.#advance(position);
       return;
     }
+    // A group's: this client shows conversations of two.
+    if (sender !== this.wallet && recipient !== this.wallet) return;
     const peer = sender === this.wallet ? recipient : sender;
-    if (sender !== this.wallet && recipient !== this.wallet) {
-      // A group's: this client shows conversations of two.
-      await this.#advance(position);
-      return;
-    }
+    if (!isWallet(peer) || !isWallet(sender)) return;
+    // What is held back was first.
+    const held = this.#held.has(peer) && !(await this.#release(peer));
+    if (held && sender === peer) await this.#hold(peer, message);
+    else await this.#tryToOpen(peer, message);
+  }
+
+  /** False when the message is held back: its sender's identity is in doubt. */
+  async #tryToOpen(peer: string, message: MessageFrame): Promise<boolean> {
     try {
       await this.#open(peer, message);
+      return true;
     } catch (error) {
       if (!(error instanceof CryptoError) || FATAL.has(error.code)) throw error;
+      if (error.code === "identity_changed") {
+        await this.#hold(peer, message);
+        return false;
+      }
       await this.#unopened(peer, message, error.code);
+      return true;
     }
   }
 
   async #open(peer: string, message: MessageFrame): Promise<void> {
     const { position } = message;
     const name = await this.#place(peer, position, message.hash);
-    const shown: ChatEntry[] = [];
-    await this.#client(peer).decrypt(message, (opened) => {
+    const change = new Change();
+    await this.#client(peer).decrypt(message, async (opened, stored) => {
       const cursor = kept(CURSOR, Math.max(this.#cursor, position));
       if (opened.text === "") return [cursor];
       const entry = incoming(message, opened, this.wallet);
-      shown.push(entry);
-      return [kept(name, entry), this.#noted(peer, entry), cursor];
+      change.entries.push(entry);
+      const line = await change.sum(peer, stored, (before) => withEntry(before, entry));
+      return [kept(name, entry), line, cursor];
     });
     this.#cursor = Math.max(this.#cursor, position);
-    this.#changed(peer, shown);
-    const [entry] = shown;
+    this.#changed(peer, change);
+    const [entry] = change.entries;
     if (this.#view.receipts && entry?.direction === "in") {
       this.#connection.send({ type: "RECEIPT", kind: "delivered", position });
     }
   }
 
-  /** A message that must not be shown; what it means is decided here, and nothing is hidden. */
+  /** Keep what may not be opened before a person has accepted the new identity. */
+  async #hold(peer: string, message: MessageFrame): Promise<void> {
+    const change = new Change();
+    await this.messenger.keep(async (_, stored) => [
+      kept(heldName(peer, message.position), message),
+      await change.sum(peer, stored, (before) => ({ ...before, changed: true })),
+    ]);
+    this.#held.add(peer);
+    this.#changed(peer, change);
+  }
+
+  /**
+   * A message that must not be shown; what it means is decided here, and nothing is hidden. It does not
+   * move the cursor: anyone can put a position on what is not authentic.
+   */
   async #unopened(peer: string, message: MessageFrame, code: string): Promise<void> {
-    const { sender, device, position, hash } = message;
-    const cursor = kept(CURSOR, Math.max(this.#cursor, position));
-    if (code === "identity_changed") {
-      const summary = { ...(this.summary(peer) ?? unheard(peer)), changed: true };
-      await this.messenger.keep([kept(heldName(peer, position), message), cursor]);
-      await this.#note(summary);
-    } else if (code === "replayed" && (await this.#isKept(peer, message))) {
+    const { sender, device, position } = message;
+    if (code === "replayed" && (await this.#isKept(peer, message))) {
       // Another tab opened it, or RESUME brought it once more.
-      await this.#advance(position);
       await this.#reload(peer);
-    } else {
-      const name = await this.#place(peer, position, `${hash}/${code}`);
-      const entry = unreadable(message, code, this.wallet);
-      await this.messenger.keep([kept(name, entry), this.#noted(peer, entry), cursor]);
-      this.#changed(peer, [entry]);
-      if (HEALED_BY_A_SESSION.has(code)) await this.#heal(peer, sender, device);
+      return;
     }
-    this.#cursor = Math.max(this.#cursor, position);
+    const entry = unreadable(message, code, this.wallet);
+    const name = await this.#place(peer, position, entry.id);
+    const known = await this.#entry(name);
+    if (known === null) {
+      const change = new Change();
+      change.entries.push(entry);
+      await this.messenger.keep(async (_, stored) => [
+        kept(name, entry),
+        await change.sum(peer, stored, (before) => withEntry(before, entry)),
+      ]);
+      this.#changed(peer, change);
+    }
+    if (HEALED_BY_A_SESSION.has(code)) await this.#heal(peer, sender, device);
   }
 
   /** Open a new session with a device whose messages do not open, and tell it so (SPEC-crypto C31). */
@@ -420,12 +521,19 @@ export class ChatSession {
     }
   }
 
-  /** What was held back while the peer's identity was in doubt. */
-  async #release(peer: string): Promise<void> {
+  /**
+   * Open what was held back while the peer's identity was in doubt, in its order. False when it still
+   * is; then the rest stays held.
+   */
+  async #release(peer: string): Promise<boolean> {
+    if (this.summary(peer)?.changed === true) return false;
     for (const { name, value } of await this.messenger.kept(heldPrefix(peer))) {
-      await this.#receive(read<MessageFrame>(value));
+      if (!(await this.#tryToOpen(peer, read<MessageFrame>(value)))) return false;
+      // crash point: opened and still held; it is found to be kept, and goes
       await this.messenger.keep([gone(name)]);
     }
+    this.#held.delete(peer);
+    return true;
   }
 
   /** The ledger has a message of this device: by its ACK, or because it came back. */
@@ -441,16 +549,21 @@ export class ChatSession {
       if ((await this.#waits(peer, seq, hash)) !== null) {
         await this.messenger.acknowledged({ recipient: peer, seq });
       }
+      this.#sending.answered(peer, seq);
       return;
     }
     if (entry.id !== hash) return; // an answer about a message that is not ours
     const committed: ChatEntry = { ...entry, state: "committed", position, problem: null };
-    await this.messenger.acknowledged({ recipient: peer, seq }, [
+    const place = await this.#place(peer, position, hash);
+    const change = new Change();
+    change.entries.push(committed);
+    await this.messenger.acknowledged({ recipient: peer, seq }, async (_, stored) => [
       gone(name),
-      kept(await this.#place(peer, position, hash), committed),
-      this.#noted(peer, committed),
+      kept(place, committed),
+      await change.sum(peer, stored, (before) => withEntry(before, committed)),
     ]);
-    this.#changed(peer, [committed]);
+    this.#changed(peer, change);
+    this.#sending.answered(peer, seq);
   }
 
   async #waits(peer: string, seq: number, hash: string): Promise<Frame | null> {
@@ -466,23 +579,72 @@ export class ChatSession {
     const frame = outbox.find((one) => one.recipient === peer && one.seq === seq);
     if (frame === undefined) return;
     if (PASSING.has(code)) {
-      setTimeout(
-        () => this.#connection.send(frame.toWire()),
-        1000 * (retryAfter ?? RESEND_AFTER),
-      );
-      return;
-    }
-    if (OLD_STATE.has(code)) {
-      await this.messenger.distrust();
-      if (error.lastSeq !== null) await this.messenger.fastForward(peer, error.lastSeq);
-      this.#show({ problem: "state_rolled_back" });
+      this.#sending.again(peer, seq, 1000 * (retryAfter ?? RESEND_AFTER));
       return;
     }
     const entry = await this.#entry(waitingName(peer, seq));
-    const failed = entry && { ...entry, state: "failed" as const, problem: code };
-    const entries = failed === null ? [] : [kept(waitingName(peer, seq), failed)];
-    await this.messenger.acknowledged(frame, entries);
-    if (failed !== null) this.#changed(peer, [failed]);
+    if (OLD_STATE.has(code)) {
+      if (error.lastSeq !== null) await this.messenger.fastForward(peer, error.lastSeq);
+      if (this.#begunAgain && !this.#followed.has(peer)) {
+        this.#followed.add(peer);
+        // The first message of a stream that the server knows better: again, above its number.
+        await this.messenger.acknowledged(frame);
+        if (entry !== null) await this.#seal(peer, entry.text, entry);
+        this.#sending.answered(peer, seq);
+        return;
+      }
+      await this.messenger.distrust();
+      this.#stalled = true;
+      this.#sending.end();
+      this.#show({ problem: "state_rolled_back" });
+      this.#tabs.postMessage("");
+      return;
+    }
+    await this.#fail(peer, seq, entry, code);
+    this.#sending.answered(peer, seq);
+  }
+
+  /** It was not sent, and is not sent again unless the person says so. */
+  async #fail(peer: string, seq: number, entry: ChatEntry | null, code: string): Promise<void> {
+    const change = new Change();
+    if (entry !== null) change.entries.push({ ...entry, state: "failed", problem: code });
+    await this.messenger.acknowledged({ recipient: peer, seq }, () =>
+      change.entries.map((one) => kept(waitingName(peer, seq), one)),
+    );
+    this.#changed(peer, change);
+  }
+
+  /** Seal `text`, in the place of `instead` when there is one, with one commit; then it is sent. */
+  async #seal(peer: string, text: string, instead: ChatEntry | null): Promise<void> {
+    const change = new Change();
+    await this.#client(peer).encrypt(text, async (frame, stored) => {
+      const before = instead === null ? [] : [gone(waitingName(peer, instead.seq))];
+      if (text === "") return before;
+      const entry = outgoing(frame, text);
+      change.entries.push(entry);
+      const line = await change.sum(peer, stored, (summary) => withEntry(summary, entry));
+      return [...before, kept(waitingName(peer, frame.seq), entry), line];
+    });
+    if (instead !== null) change.removed.push(instead.id);
+    this.#changed(peer, change);
+    this.#enqueue(() => this.#sending.pump());
+  }
+
+  /** What waits and is in no outbox: its frame went with the keys of an old copy. */
+  async #sealAnew(): Promise<void> {
+    const outbox = await this.messenger.outbox();
+    const sealed = new Set(outbox.map((one) => waitingName(one.recipient, one.seq)));
+    for (const { name, value } of await this.messenger.kept(WAITING)) {
+      const entry = read<ChatEntry>(value);
+      if (entry.state !== "sending" || sealed.has(name)) continue;
+      const [, peer = ""] = name.split("/");
+      try {
+        await this.#seal(peer, entry.text, entry);
+      } catch (error) {
+        if (!(error instanceof CryptoError) || FATAL.has(error.code)) throw error;
+        await this.#fail(peer, entry.seq, entry, error.code);
+      }
+    }
   }
 
   async #receipt(receipt: Extract<ServerFrame, { type: "RECEIPT" }>): Promise<void> {
@@ -492,7 +654,9 @@ export class ChatSession {
     if (HOW_FAR.indexOf(kind) <= HOW_FAR.indexOf(entry.state)) return;
     const further: ChatEntry = { ...entry, state: kind };
     await this.messenger.keep([kept(chatName(peer, position), further)]);
-    this.#changed(peer, [further]);
+    const change = new Change();
+    change.entries.push(further);
+    this.#changed(peer, change);
   }
 
   // What is kept.
@@ -502,11 +666,13 @@ export class ChatSession {
     this.#cursor = cursor === undefined ? 0 : read<number>(cursor.value);
     const [settings] = await this.messenger.kept(SETTINGS);
     const receipts = settings !== undefined && read<{ receipts: boolean }>(settings.value).receipts;
+    for (const { name } of await this.messenger.kept(HELD)) this.#held.add(name.split("/")[1] ?? "");
     for (const { value } of await this.messenger.kept(CONVERSATIONS)) {
       const summary = read<ConversationSummary>(value);
       this.#summaries.set(summary.peer, summary);
     }
-    const problem = (await this.messenger.rolledBack()) ? "state_rolled_back" : null;
+    const before = this.#view.problem === "state_rolled_back" ? null : this.#view.problem;
+    const problem = (await this.messenger.rolledBack()) ? "state_rolled_back" : before;
     this.#show({ receipts, problem });
   }
 
@@ -546,30 +712,19 @@ export class ChatSession {
     return found.some(({ value }) => read<ChatEntry>(value).id === hash);
   }
 
-  async #advance(position: number): Promise<void> {
-    if (position <= this.#cursor) return;
-    this.#cursor = position;
-    await this.messenger.keep([kept(CURSOR, position)]);
+  async #move(cursor: number): Promise<void> {
+    this.#cursor = cursor;
+    await this.messenger.keep([kept(CURSOR, cursor)]);
   }
 
-  /** The list's line after `entry`, kept with it. */
-  #noted(peer: string, entry: ChatEntry): ArchiveEntry {
-    const before = this.summary(peer) ?? unheard(peer);
-    const unread = entry.direction === "in" ? before.unread + 1 : before.unread;
-    const position = entry.position ?? Number.MAX_SAFE_INTEGER;
-    const settled = entry.direction === "out" && entry.position !== null;
-    const summary: ConversationSummary =
-      settled && before.position !== Number.MAX_SAFE_INTEGER
-        ? before
-        : { ...before, unread, preview: entry.text.slice(0, PREVIEW), ts: entry.ts, position };
-    this.#summaries.set(peer, summary);
-    return kept(conversationName(peer), summary);
-  }
-
-  async #note(summary: ConversationSummary): Promise<void> {
-    await this.messenger.keep([kept(conversationName(summary.peer), summary)]);
-    this.#summaries.set(summary.peer, summary);
-    this.#changed(summary.peer, []);
+  /** Change the list's line of `peer`. */
+  async #note(
+    peer: string,
+    after: (before: ConversationSummary) => ConversationSummary,
+  ): Promise<void> {
+    const change = new Change();
+    await this.messenger.keep(async (_, stored) => [await change.sum(peer, stored, after)]);
+    this.#changed(peer, change);
   }
 
   #client(peer: string): SecureMessageClient {
@@ -583,8 +738,9 @@ export class ChatSession {
 
   // Telling.
 
-  /** `entries` were kept, `removed` ids no longer are: show it here, and tell the other tabs. */
-  #changed(peer: string, entries: readonly ChatEntry[], removed: readonly string[] = []): void {
+  /** `change` is kept: show it here, and tell the other tabs. */
+  #changed(peer: string, { entries, removed, summary }: Change): void {
+    if (summary !== null) this.#summaries.set(peer, summary);
     const { loaded, more } = this.conversation(peer);
     if (loaded) this.#merge(peer, entries, more, new Set(removed));
     else this.#show({});
@@ -621,10 +777,6 @@ function inLedgerOrder(one: ChatEntry, other: ChatEntry): number {
     return one.seq - other.seq;
   }
   return one.position - other.position;
-}
-
-function unheard(peer: string): ConversationSummary {
-  return { peer, unread: 0, preview: "", ts: 0, position: 0, changed: false };
 }
 
 function outgoing(frame: Frame, text: string): ChatEntry {

@@ -14,6 +14,9 @@ import type { SignText } from "../security/wallet";
 import { ChatSession } from "./session";
 import { injectedWallet, signerOf } from "./wallet-signer";
 
+/** What making a device says when another tab was faster: before, and while, it was made. */
+const MADE_ELSEWHERE = new Set(["refused", "not_certified"]);
+
 /** How far opening has come. */
 export type Opening =
   | { readonly at: "opening" }
@@ -108,7 +111,11 @@ export class OpeningChat {
     try {
       const enrolment = await this.#enrol();
       const { directory, suite } = enrolment;
-      const messenger = await openDevice(enrolment);
+      const messenger = await openDevice(enrolment).catch((error: unknown) => {
+        // Another tab of this browser has made the device meanwhile: it is there for both.
+        if (!(error instanceof CryptoError && MADE_ELSEWHERE.has(error.code))) throw error;
+        return openMessenger(enrolment);
+      });
       const token = this.#token;
       const { url } = this.#options;
       const session = await ChatSession.open({ messenger, directory, suite, url, token });

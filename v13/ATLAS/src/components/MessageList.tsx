@@ -1,11 +1,11 @@
 /** The lines of a conversation in ledger order, with days between them and history above. */
-import { type ReactNode, useEffect, useLayoutEffect, useRef } from "react";
+import { type ReactNode, useEffect, useLayoutEffect, useMemo, useRef } from "react";
 
-import type { ChatEntry } from "../chat/archive";
+import { type ChatEntry, misplaced } from "../chat/archive";
 import type { ConversationView } from "../chat/session";
 import styles from "./MessageList.module.css";
 import theme from "./theme.module.css";
-import { continuityText, stateText, whyNotShown } from "./words";
+import { continuityText, MISPLACED, stateText, whyNotShown } from "./words";
 
 export interface MessageListProps {
   readonly view: ConversationView;
@@ -22,6 +22,7 @@ export function MessageList({ view, own, onOlder, onRetry }: MessageListProps): 
   const top = useRef<HTMLButtonElement>(null);
   const place = useRef({ atEnd: true, fromEnd: 0 });
   const { entries, more, loaded } = view;
+  const elsewhere = useMemo(() => misplaced(entries), [entries]);
 
   // Stay at the end while the reader is there; stay where the reader is when history comes above.
   useLayoutEffect(() => {
@@ -87,7 +88,12 @@ export function MessageList({ view, own, onOlder, onRetry }: MessageListProps): 
                 <span>{day}</span>
               </p>
             )}
-            <Line entry={entry} own={own} onRetry={onRetry} />
+            <Line
+              entry={entry}
+              own={own}
+              notice={elsewhere.has(entry.id) ? MISPLACED : continuityText(entry)}
+              onRetry={onRetry}
+            />
           </div>
         );
       })}
@@ -98,12 +104,12 @@ export function MessageList({ view, own, onOlder, onRetry }: MessageListProps): 
 interface LineProps {
   readonly entry: ChatEntry;
   readonly own: string;
+  readonly notice: string | null;
   readonly onRetry: (entry: ChatEntry) => void;
 }
 
-function Line({ entry, own, onRetry }: LineProps): ReactNode {
+function Line({ entry, own, notice, onRetry }: LineProps): ReactNode {
   const { direction, text, state, problem, device } = entry;
-  const notice = continuityText(entry);
   const hidden = problem !== null && state !== "failed";
   const kind = hidden ? "hidden" : direction;
   return (

@@ -13,6 +13,7 @@ const WHY_NOT_SHOWN: Readonly<Record<string, string>> = {
 
 const WHY_NOT_SENT: Readonly<Record<string, string>> = {
   bad_signature: "the server did not accept this device's signature",
+  identity_changed: "the safety number has changed",
   unknown_device: "this device is not registered any more",
   not_a_member: "the server does not let you write here",
   message_too_large: "it is too long",
@@ -27,7 +28,7 @@ const PROBLEMS: Readonly<Record<string, string>> = {
   content_too_large: "The message is too long.",
   state_rolled_back: "This browser's keys are an old copy. Nothing is sent until you begin again.",
   state_unreadable: "What this browser has kept cannot be read.",
-  storage: "The browser could not keep the message. Is its storage full?",
+  storage: "The browser could not keep a message. Make room for it, then reload this page.",
   device_revoked: "This device was revoked. It can neither read nor write any more.",
   unauthorized: "Your login is no longer valid. Log in again.",
   unreachable: "The server does not answer.",
@@ -70,6 +71,10 @@ export function continuityText(entry: ChatEntry): string | null {
   if (entry.continuity === "late") return "This message was missing and came late.";
   return null;
 }
+
+/** What must be said before an entry that stands where its sender did not put it. */
+export const MISPLACED =
+  "The server has put the next message in another place than its sender did: it was written earlier.";
 
 /** A wallet, short enough for a line: its beginning and its end. */
 export function shortWallet(wallet: string): string {

@@ -108,8 +108,17 @@ export interface ArchiveEntry {
   readonly value: Bytes | null;
 }
 
-/** The entries that go with a value, in the same transaction. */
-export type Keep<T> = (value: T) => readonly ArchiveEntry[];
+/** Reads what the client keeps under a name, as the transaction sees it; null when there is nothing. */
+export type Kept = (name: string) => Promise<Bytes | null>;
+
+/**
+ * The entries that go with a value, in the same transaction. What depends on an entry that another tab
+ * may have changed is read by `kept`, never from memory.
+ */
+export type Keep<T> = (
+  value: T,
+  kept: Kept,
+) => readonly ArchiveEntry[] | Promise<readonly ArchiveEntry[]>;
 
 /** What the store holds of the device itself. */
 interface Self {
@@ -484,7 +493,7 @@ export class Messenger {
       for (const message of messages) {
         const frame = await this.#seal(records, message);
         records.put(outboxName(frame), encoder.encode(JSON.stringify(frame.toWire())));
-        putEntries(records, keep?.(frame) ?? []);
+        putEntries(records, (await keep?.(frame, keptIn(records))) ?? []);
         frames.push(frame);
       }
       return frames;
@@ -570,7 +579,7 @@ export class Messenger {
   open(delivered: Delivered, keep?: Keep<Opened>): Promise<Opened> {
     return this.#store.transact(async (records) => {
       const opened = await this.#open(records, delivered);
-      putEntries(records, keep?.(opened) ?? []);
+      putEntries(records, (await keep?.(opened, keptIn(records))) ?? []);
       return opened;
     });
   }
@@ -703,22 +712,21 @@ export class Messenger {
   }
 
   /** The server has `frame` for good: it leaves the outbox, and `entries` are kept. */
-  acknowledged(
-    frame: Pick<Frame, "recipient" | "seq">,
-    entries: readonly ArchiveEntry[] = [],
+  acknowledged<F extends Pick<Frame, "recipient" | "seq">>(
+    frame: F,
+    keep?: Keep<F>,
   ): Promise<void> {
-    return this.#store.transact((records) => {
+    return this.#store.transact(async (records) => {
       records.put(outboxName(frame), null);
-      putEntries(records, entries);
-      return Promise.resolve();
+      putEntries(records, (await keep?.(frame, keptIn(records))) ?? []);
     });
   }
 
   /** Keep entries that belong to no message's sealing or opening. */
-  keep(entries: readonly ArchiveEntry[]): Promise<void> {
-    return this.#store.transact((records) => {
-      putEntries(records, entries);
-      return Promise.resolve();
+  keep(entries: readonly ArchiveEntry[] | Keep<void>): Promise<void> {
+    return this.#store.transact(async (records) => {
+      const all = typeof entries === "function" ? await entries(undefined, keptIn(records)) : entries;
+      putEntries(records, all);
     });
   }
 
@@ -954,6 +962,10 @@ function incomingName({ sender, device, recipient }: Frame): string {
 
 function outboxName({ recipient, seq }: Pick<Frame, "recipient" | "seq">): string {
   return `${OUTBOX}${recipient}/${String(seq).padStart(16, "0")}`;
+}
+
+function keptIn(records: Records): Kept {
+  return async (name) => bytesOf(await records.get(ARCHIVE + name));
 }
 
 function putEntries(records: Records, entries: readonly ArchiveEntry[]): void {

@@ -74,10 +74,10 @@ export class SecureMessageClient {
     const roster = await this.contacts.roster(frame.sender, frame.device);
     const opened: DecryptedMessage[] = [];
     // Inside of the transaction, so that content which is not text changes nothing either.
-    await this.#messenger.open({ frame, roster }, (one) => {
+    await this.#messenger.open({ frame, roster }, (one, kept) => {
       const message = { ...one, text: textOf(one) };
       opened.push(message);
-      return keep?.(message) ?? [];
+      return keep?.(message, kept) ?? [];
     });
     const [message] = opened;
     if (message === undefined) throw new TypeError("what was opened was shown to keep");

@@ -118,6 +118,9 @@ class Open extends Changes implements Transaction {
   }
 }
 
+/** Opened records that are remembered; a page that is open for weeks reads more than that. */
+const MAX_CACHED = 4096;
+
 /** Records under AES-256-GCM, each bound to its name, in transactions. */
 export class SessionStore {
   readonly #storage: Storage;
@@ -196,7 +199,7 @@ export class SessionStore {
         await this.#witness.advance(generation);
         witnessed = generation;
       }
-      if (generation !== this.#cachedAt) {
+      if (generation !== this.#cachedAt || this.#cache.size > MAX_CACHED) {
         this.#cache.clear();
         this.#cachedAt = generation;
       }

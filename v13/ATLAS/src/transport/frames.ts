@@ -75,6 +75,15 @@ const FIELDS: Readonly<Record<ServerFrame["type"], Readonly<Record<string, "stri
   PREKEYS_LOW: { device: "string" },
 };
 
+// The numbers of a frame count something: streams' messages and lines of the ledger.
+function isOf(kind: string, value: unknown): boolean {
+  return kind === "number" ? isCount(value) : typeof value === kind;
+}
+
+function isCount(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
+}
+
 /**
  * The frame in `text`; null for one that this client does not know (newer servers may send more),
  * or that makes no sense. All fields of a CHAT_MESSAGE are kept: the sender's signature covers them.
@@ -91,16 +100,16 @@ export function parseServerFrame(text: string): ServerFrame | null {
   const { type } = frame;
   if (typeof type !== "string" || !Object.hasOwn(FIELDS, type)) return null;
   const expected = FIELDS[type as ServerFrame["type"]];
-  if (!Object.entries(expected).every(([name, kind]) => typeof frame[name] === kind)) return null;
+  if (!Object.entries(expected).every(([name, kind]) => isOf(kind, frame[name]))) return null;
   if (type === "ERROR") {
     const { seq, recipient, last_seq: lastSeq, retry_after: retryAfter } = frame;
     return {
       type,
       code: String(frame["code"]),
       detail: String(frame["detail"]),
-      seq: typeof seq === "number" ? seq : null,
+      seq: isCount(seq) ? seq : null,
       recipient: typeof recipient === "string" ? recipient : null,
-      lastSeq: typeof lastSeq === "number" ? lastSeq : null,
+      lastSeq: isCount(lastSeq) ? lastSeq : null,
       retryAfter: typeof retryAfter === "number" ? retryAfter : null,
     };
   }

@@ -3,6 +3,9 @@ import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 
 import { type Person, Stage } from "./stage";
 
+/** Milliseconds that a test of a thousand messages may take on a machine that is busy. */
+const LONG = 600_000;
+
 let stage: Stage;
 const people: Person[] = [];
 
@@ -95,25 +98,23 @@ test("what is written offline says so, survives a reload, and goes out in its or
 test("a message that was sealed and not acknowledged goes out after a reload", async () => {
   const [alice, carol] = await pair();
   await alice.say("first");
-  // From now on her page's frames go nowhere.
+  // Her page's messages go nowhere, until she is back.
+  let lost = true;
   await alice.page.routeWebSocket(/\/v1\/chat\/ws/, (socket) => {
     const server = socket.connectToServer();
     socket.onMessage((frame) => {
-      if (!String(frame).includes("CHAT_MESSAGE")) server.send(frame);
+      if (!lost || !String(frame).includes("CHAT_MESSAGE")) server.send(frame);
     });
   });
   await alice.page.reload();
   await alice.page.getByText("Connected").waitFor();
   await alice.write("kept over the reload");
   await alice.line("kept over the reload", "Sending").waitFor();
-  await alice.page.unrouteAll();
-  const page = await alice.tab();
-  people.push(page);
-  await page.open(carol.wallet);
-  await page.line("kept over the reload", "In the ledger").waitFor();
+  lost = false;
+  await alice.page.reload();
+  await alice.line("kept over the reload", "In the ledger").waitFor();
   await carol.sees("kept over the reload");
   expect(await carol.texts()).toEqual(["first", "kept over the reload"]);
-  people.splice(people.indexOf(page), 1);
 });
 
 test("two tabs of one wallet write and read side by side", async () => {
@@ -181,6 +182,62 @@ test("the list counts what is unread, and the conversation's end is where one st
   await carol.page.getByRole("button", { name: /unread/ }).waitFor({ state: "detached" });
 });
 
+test("two tabs that make the wallet's device at the same time become the same device", async () => {
+  const [one, other] = await stage.twins();
+  people.push(one);
+  const bob = await person();
+  await one.open(bob.wallet);
+  await other.open(bob.wallet);
+  await bob.open(one.wallet);
+  await one.say("from the one");
+  await other.sees("from the one");
+  await other.say("from the other");
+  await bob.sees("from the other");
+  expect(await bob.texts()).toEqual(["from the one", "from the other"]);
+  expect(other.complaints).toEqual([]);
+});
+
+test("a second browser of a wallet joins by request and answer, and both read from then on", async () => {
+  const [alice, carol] = await pair();
+  await alice.say("before the second browser");
+  await carol.sees("before the second browser");
+  const second = await alice.elsewhere();
+  people.push(second);
+  await second.page.evaluate((wallet) => {
+    location.hash = wallet;
+  }, carol.wallet);
+  // The list and the window each show the way in; either will do.
+  const gate = second.page.getByRole("region", { name: /^Chat with/ });
+  await gate.getByRole("button", { name: /request/ }).click();
+  const request = (await gate.locator("output").textContent()) ?? "";
+  await second.screenshot("a-further-device");
+  expect(await second.inaccessible()).toEqual([]);
+
+  await alice.page.getByRole("button", { name: "Devices" }).click();
+  const dialog = alice.page.getByRole("dialog", { name: "Devices" });
+  await dialog.getByRole("textbox").fill("not a request");
+  await dialog.getByRole("button", { name: "Make the answer" }).click();
+  await dialog.getByText("This is not a device's request.").waitFor();
+  await dialog.getByRole("textbox").fill(request);
+  await dialog.getByRole("button", { name: "Make the answer" }).click();
+  const answer = (await dialog.locator("output").textContent()) ?? "";
+  await alice.page.keyboard.press("Escape");
+
+  await gate.getByRole("textbox").fill(answer);
+  await gate.getByRole("button", { name: "Join" }).click();
+  await second.field.waitFor();
+  // Whoever writes asks the directory again within a minute; a reload asks at once.
+  await carol.page.reload();
+  await carol.say("to both browsers");
+  await alice.sees("to both browsers");
+  await second.sees("to both browsers");
+  await second.say("from the second browser");
+  await carol.sees("from the second browser");
+  await alice.sees("from the second browser");
+  // What was written before was not encrypted for it, and says so.
+  expect(await second.line("before the second browser").count()).toBe(0);
+});
+
 test("a long history is read page by page, and stays where the reader is", async () => {
   const alice = await person();
   const { wallet: bob } = await stage.ask<{ wallet: string }>({ do: "bob anew" });
@@ -210,4 +267,4 @@ test("a long history is read page by page, and stays where the reader is", async
   }
   const texts = await alice.texts();
   expect(texts).toEqual(Array.from({ length: count }, (_, index) => `line ${index + 1} of many`));
-});
+}, LONG);

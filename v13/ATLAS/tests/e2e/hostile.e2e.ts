@@ -104,6 +104,26 @@ test("A4: messages that are turned round show as missing and late", async () => 
   expect((await alice.texts()).slice(-2)).toEqual(["the first of two", "the second of two"]);
 });
 
+test("A4: a message in another place than its sender gave it shows as such", async () => {
+  const { alice, between } = await scene();
+  let at = 1000;
+  // The later a message came, the higher up it is put.
+  between.deliver = (frame) =>
+    frame["type"] === "CHAT_MESSAGE" ? [{ ...frame, position: (at -= 10) }] : [frame];
+  await say(alice, "written first");
+  await say(alice, "written second");
+  await alice.sees("written second");
+  expect((await alice.texts()).slice(-2)).toEqual(["written second", "written first"]);
+  await alice.page.getByText("in another place than its sender did").waitFor();
+  // The false places are beyond the ledger's end: at the next connection all is asked for again.
+  between.deliver = (frame) => [frame];
+  await alice.context.setOffline(true);
+  await alice.page.getByText("You are offline.").waitFor();
+  await say(alice, "while a false place was believed");
+  await alice.context.setOffline(false);
+  await alice.sees("while a false place was believed");
+});
+
 test("A5: a message that is delivered again is not shown again, and nor is one's own", async () => {
   const { alice, between } = await scene();
   const [message] = between.messages();

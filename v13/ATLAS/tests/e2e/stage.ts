@@ -1,4 +1,5 @@
 /** Real browsers against a real server process: persons on pages, and Bob in Python. */
+import { randomBytes } from "node:crypto";
 import { mkdirSync, readFileSync } from "node:fs";
 import { resolve } from "node:path";
 
@@ -64,16 +65,45 @@ export class Stage {
     return JSON.parse(await this.#world.ask(JSON.stringify(request))) as T;
   }
 
-  /** A person with a fresh throw-away wallet, in a browser profile of their own. */
-  async person(prepare?: (page: Page) => Promise<void>): Promise<Person> {
+  /** Two tabs of a browser whose wallet is new: both open at the same time. */
+  async twins(): Promise<readonly [Person, Person]> {
+    const context = await this.#context();
+    const secret = randomBytes(32).toString("hex");
+    await context.addInitScript((key) => {
+      sessionStorage.setItem("atlas/throw-away-wallet", key);
+    }, secret);
+    const pages = [await context.newPage(), await context.newPage()] as const;
+    const [one, other] = pages.map((page) => new Person(this, context, page));
+    if (one === undefined || other === undefined) throw new TypeError("there are two pages");
+    await Promise.all([one.arrive(), other.arrive()]);
+    return [one, other];
+  }
+
+  /** A browser profile without anything. */
+  async #context(): Promise<BrowserContext> {
     const context = await this.#browser.newContext({ reducedMotion: "reduce" });
     context.setDefaultTimeout(PATIENCE);
+    return context;
+  }
+
+  /** Another browser for the wallet that `stored` is of; it is none of its devices yet. */
+  async browserOf(stored: readonly (readonly [string, string])[]): Promise<Person> {
+    const context = await this.#context();
+    await context.addInitScript((entries) => {
+      for (const [name, value] of entries) sessionStorage.setItem(name, value);
+    }, stored);
+    const person = new Person(this, context, await context.newPage());
+    await person.page.goto(this.url);
+    return person;
+  }
+
+  /** A person with a fresh throw-away wallet, in a browser profile of their own. */
+  async person(prepare?: (page: Page) => Promise<void>): Promise<Person> {
+    const context = await this.#context();
     const page = await context.newPage();
     const person = new Person(this, context, page);
     await prepare?.(page);
-    await page.goto(this.url);
-    await page.getByRole("textbox", { name: "New conversation" }).waitFor();
-    person.wallet = (await page.getByTestId("own-wallet").textContent()) ?? "";
+    await person.arrive();
     return person;
   }
 }
@@ -99,6 +129,13 @@ export class Person {
     page.on("pageerror", (error) => this.complaints.push(error.message));
     page.on("request", (request) => this.requested.push(request.url()));
     page.on("websocket", (socket) => this.requested.push(socket.url()));
+  }
+
+  /** Load the page, until its chat is open. */
+  async arrive(): Promise<void> {
+    await this.page.goto(this.stage.url);
+    await this.page.getByRole("textbox", { name: "New conversation" }).waitFor();
+    this.wallet = (await this.page.getByTestId("own-wallet").textContent()) ?? "";
   }
 
   get messages(): Locator {
@@ -151,18 +188,25 @@ export class Person {
 
   /** Another tab of the same browser and the same wallet. */
   async tab(): Promise<Person> {
-    const stored = await this.page.evaluate(
-      () => Object.entries(sessionStorage) as [string, string][],
-    );
+    const stored = await this.#stored();
     const page = await this.context.newPage();
     const tab = new Person(this.stage, this.context, page);
     await page.addInitScript((entries) => {
       for (const [name, value] of entries) sessionStorage.setItem(name, value);
     }, stored);
-    await page.goto(this.stage.url);
-    await page.getByRole("textbox", { name: "New conversation" }).waitFor();
-    tab.wallet = this.wallet;
+    await tab.arrive();
     return tab;
+  }
+
+  /** Another browser of the same wallet, which is none of its devices yet. */
+  async elsewhere(): Promise<Person> {
+    const other = await this.stage.browserOf(await this.#stored());
+    other.wallet = this.wallet;
+    return other;
+  }
+
+  #stored(): Promise<[string, string][]> {
+    return this.page.evaluate(() => Object.entries(sessionStorage) as [string, string][]);
   }
 
   async screenshot(name: string): Promise<void> {

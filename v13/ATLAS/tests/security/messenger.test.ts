@@ -457,7 +457,7 @@ describe("state", () => {
     const [first] = frames;
     if (first === undefined) throw new Error("two frames");
     const entry = { name: "status/1", value: utf8("committed") };
-    await messenger.acknowledged(first, [entry]);
+    await messenger.acknowledged(first, () => [entry]);
     expect((await messenger.outbox()).map((one) => one.seq)).toEqual([2]);
     expect(await messenger.kept("status/")).toEqual([entry]);
   });

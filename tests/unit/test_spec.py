@@ -40,6 +40,7 @@ def test_a_number_names_one_requirement() -> None:
         "README.md",
         "docs/adopting.md",
         "docs/client.md",
+        "docs/embedding.md",
         "docs/migrating.md",
         "plugins/secure_chat/SPEC.md",
     ],

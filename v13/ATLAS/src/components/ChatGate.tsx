@@ -82,7 +82,10 @@ function JoinDevice({ chat }: { readonly chat: OpeningChat }): ReactNode {
       ) : (
         <form className={styles["join"]} onSubmit={finish}>
           <p>1. Copy this to the other device, under Devices, “Add a device of yours”:</p>
-          <output className={styles["code"]}>{toBase64(device.request)}</output>
+          {/* Reachable by the keyboard, so that it can be scrolled. */}
+          <output className={styles["code"]} tabIndex={0} aria-label="Request">
+            {toBase64(device.request)}
+          </output>
           <label htmlFor={field}>2. Paste its answer here:</label>
           <textarea
             id={field}

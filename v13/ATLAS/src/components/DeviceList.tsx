@@ -119,7 +119,9 @@ function AddDevice({ session }: { readonly session: ChatSession }): ReactNode {
       {answer !== null && (
         <p>
           Carry this answer back to the new device, and only there:
-          <output className={styles["answer"]}>{answer}</output>
+          <output className={styles["answer"]} tabIndex={0} aria-label="Answer">
+            {answer}
+          </output>
         </p>
       )}
     </form>

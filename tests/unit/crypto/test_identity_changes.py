@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from plugins.secure_chat.crypto import roster, safety
-from plugins.secure_chat.crypto.devices import DeviceKeys
+from plugins.secure_chat.crypto import labels, roster, safety
+from plugins.secure_chat.crypto.devices import DeviceKeys, Revocation, revocation_body
 from plugins.secure_chat.crypto.errors import (
     BadClassicalSignature,
     BadPostQuantumSignature,
@@ -170,6 +170,18 @@ def test_a_frame_is_not_opened_with_the_roster_of_another_wallet() -> None:
         with pytest.raises(error):
             alice["a"].open(forged, shown)
     assert alice["a"].open(frame, mallory.roster).sender == mallory.id
+
+
+def test_a_revocation_that_names_another_identity_refuses_the_roster() -> None:
+    _, bob, _ = pair()
+    said = replace(revocation_body(bob.certificates[0]), identity=bytes(32))
+    revocation = Revocation(
+        said,
+        bob.wallet.sign(said.text),
+        bob.post_quantum.sign(labels.DEVICE_REVOCATION, said.encoded),
+    )
+    with pytest.raises(NotCertified):
+        roster.verify(bob.identity, bob.certificates, [revocation])
 
 
 def test_a_bundle_without_its_post_quantum_key_is_refused() -> None:

@@ -63,7 +63,11 @@ class Index:
     """
 
     def __init__(self, mailbox: Mailbox, *, anew: bool = False) -> None:
-        """``anew``: take the ledger as it is, whatever was acknowledged before."""
+        """``anew``: take the ledger as it is, whatever was acknowledged before.
+
+        Raises DatabaseUnusable while another process indexes a ledger in this database.
+        """
+        mailbox.claim()
         self._mailbox = mailbox
         self.start = START if anew else mailbox.checkpoint()
         # The record that the ledger must reach, and the messages up to it, until it bears them

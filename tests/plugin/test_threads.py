@@ -10,7 +10,10 @@ import httpx
 import pytest
 
 from plugins.secure_chat.core.dialects import parse
+from plugins.secure_chat.core.records import Record
 from plugins.secure_chat.core.thread import MAX_PARTICIPANTS
+from plugins.secure_chat.errors import LedgerUnavailable
+from plugins.secure_chat.mailbox.store import Mailbox
 from tests.plugin.chat_server import (
     ALICE,
     BOB,
@@ -258,6 +261,58 @@ def test_asking_again_for_what_is_so_logs_nothing(server: ChatServer) -> None:
             ALICE,
         ]
     assert len(server.records()) == 1
+
+
+def begin(server: ChatServer, key: str, *members: str, by: str = ALICE) -> httpx.Response:
+    return server.http.post(
+        "/v1/chat/threads",
+        headers={"Authorization": f"Bearer {token(by)}", "Idempotency-Key": key},
+        json={"members": list(members), "title": "T"},
+    )
+
+
+def test_a_thread_that_is_begun_again_is_the_one_that_is_there(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Mailbox, record: Record) -> None:
+        raise LedgerUnavailable("the database cannot be written")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Mailbox, "store_event", full)
+        assert begin(server, "k", BOB).status_code == 503
+        assert len(server.records()) == 1  # logged all the same
+    made = begin(server, "k", BOB)
+    assert made.status_code == 201
+    assert (made.json()["thread"], made.json()["title"]) == (
+        server.records()[0]["metadata"]["thread"],
+        "T",
+    )
+    assert begin(server, "k", BOB).json() == made.json()
+    assert len(server.records()) == 1
+    others = [begin(server, "k", CAROL), begin(server, "l", BOB), begin(server, "k", ALICE, by=BOB)]
+    ids = {one.json()["thread"] for one in (made, *others)}
+    assert len(ids) == 4
+
+
+def test_a_key_of_another_wallet_opens_nothing(server: ChatServer) -> None:
+    made = begin(server, "k", BOB, CAROL).json()["thread"]
+    assert begin(server, "k", CAROL, ALICE, by=BOB).json()["thread"] != made
+    assert ask(server, BOB, "DELETE", f"/{made}/members/{BOB}").is_success
+    assert len(begin(server, "k", BOB, CAROL).json()["members"]) == 2
+
+
+@pytest.mark.parametrize("key", ["", "k" * 129, "tab\tkey", "\xe9"])
+def test_a_bad_key_is_refused_and_nothing_logged(server: ChatServer, key: str) -> None:
+    refused = server.http.post(
+        "/v1/chat/threads",
+        headers=[
+            (b"Authorization", f"Bearer {token(ALICE)}".encode()),
+            (b"Idempotency-Key", key.encode("latin-1")),
+        ],
+        json={"members": [BOB]},
+    )
+    assert (refused.status_code, refused.json()["field"]) == (422, "Idempotency-Key")
+    assert not server.records()
 
 
 def test_a_thread_has_up_to_100_participants(server: ChatServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -109,6 +110,20 @@ def test_a_mirror_that_was_cut_off_is_made_up_for_at_the_next_start(
         for line in (tmp_path / "legacy_transactions.jsonl").read_text().splitlines()
     ]
     assert positions == sorted(set(positions))
+
+
+def test_what_is_not_mirrored_yet_is_at_the_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(_: transactions.Mirror) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(transactions.Mirror, "_catch_up_when_woken", never)
+    file = tmp_path / "legacy_transactions.jsonl"
+    with at_stage(tmp_path, Stage.DUAL) as (server, legacy):
+        live_through(server, legacy)
+        assert not file.read_text()
+    assert len(file.read_text().splitlines()) == len(server.records())
 
 
 def test_a_torn_last_transaction_is_cut_off_and_written_again(tmp_path: Path) -> None:

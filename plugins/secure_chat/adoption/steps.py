@@ -343,7 +343,9 @@ def _existing(engine: Engine | None) -> Iterator[Mailbox | None]:
         yield None
         return
     try:
-        yield Mailbox(engine) if inspect(engine).has_table("adoption_state") else None
+        yield (
+            Mailbox(engine, upgraded=False) if inspect(engine).has_table("adoption_state") else None
+        )
     finally:
         engine.dispose()
 

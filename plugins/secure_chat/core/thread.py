@@ -36,6 +36,7 @@ SALT_SIZE: Final = 16
 _ID: Final = re.compile(r"thread_[0-9a-f]{32}", re.ASCII)
 _DETAILS_LABEL: Final = b"atlas/secure-chat/v2/thread-details"
 _LEGACY_LABEL: Final = b"atlas/secure-chat/v2/legacy-thread"
+_KEY_LABEL: Final = b"atlas/secure-chat/v2/thread-key"
 
 
 class Status(StrEnum):
@@ -76,6 +77,14 @@ def thread_id(entropy: bytes) -> str:
     if len(entropy) != 16:
         raise ValueError("a thread's id has 16 bytes")
     return f"thread_{entropy.hex()}"
+
+
+def keyed_thread_id(key: str, wallet: str, members: Sequence[str]) -> str:
+    """The id of the thread that ``wallet`` begins under a key of its own: the same at every try.
+
+    Other members make another thread, so a key that is used again by mistake leads to no strangers.
+    """
+    return f"thread_{_hash(_KEY_LABEL, *(part.encode() for part in (key, wallet, *members)))[:32]}"
 
 
 def legacy_thread_id(legacy: str) -> str:

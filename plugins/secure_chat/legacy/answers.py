@@ -36,9 +36,9 @@ class LegacyAnswers:
         self._service = service
         self._threads = threads
 
-    async def create(self, wallet: str, new: NewThread) -> Thread:
+    async def create(self, wallet: str, new: NewThread, key: str | None) -> Thread:
         state = await self._threads.create(
-            wallet, new.participants, new.title, new.metadata or {}, "participants"
+            wallet, new.participants, new.title, new.metadata or {}, "participants", key
         )
         return _thread((await self._threads.views([state]))[0])
 

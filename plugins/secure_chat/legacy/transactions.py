@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -54,6 +55,7 @@ class Mirror:
         self._service = service
         self._transactions = transactions
         self._cursor = 0  # what the mailbox has up to here is there
+        self._appending = threading.Lock()  # a task that is cancelled leaves its thread at work
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -78,6 +80,10 @@ class Mirror:
         mailbox, end = self._service.mailbox, self._service.delivered_position
 
         def some() -> bool:
+            with self._appending:
+                return append_some()
+
+        def append_some() -> bool:
             cursor = self._cursor = max(self._cursor, self._transactions.mirrored_position)
             entries = mailbox.thread_entries(cursor, end, PAGE)
             bundles = bundles_of(mailbox, entries)

@@ -42,6 +42,7 @@ from plugins.secure_chat.core.thread import Thread as GroupThread
 from plugins.secure_chat.errors import LedgerUnavailable, NotAMember
 from plugins.secure_chat.ledger.journal import START, Checkpoint
 from plugins.secure_chat.legacy import stages
+from plugins.secure_chat.mailbox.claim import Claim
 from plugins.secure_chat.mailbox.engine import engine_at
 from plugins.secure_chat.mailbox.tables import (
     identity_events,
@@ -51,7 +52,7 @@ from plugins.secure_chat.mailbox.tables import (
     receipts,
     streams,
 )
-from plugins.secure_chat.migrations.schema import upgrade
+from plugins.secure_chat.migrations.schema import refuse_unknown, upgrade
 from plugins.secure_chat.threads import index
 from plugins.secure_chat.threads.tables import thread_members
 
@@ -146,11 +147,18 @@ class Statement:
 class Mailbox:
     """The mailbox in one database."""
 
-    def __init__(self, engine: Engine) -> None:
-        """The database is brought to this code's schema. Raises DatabaseUnusable."""
+    def __init__(self, engine: Engine, *, upgraded: bool = True) -> None:
+        """The database is brought to this code's schema, or to be read as it is (``upgraded``).
+
+        Raises DatabaseUnusable.
+        """
         self._engine = engine
         self._stream_ids: dict[Stream, int] = {}
-        upgrade(engine)
+        self._claim: Claim | None = None
+        if upgraded:
+            upgrade(engine)
+        else:
+            refuse_unknown(engine)
         self._insert = Statement(insert(messages), engine, *messages.c.keys())
         self._advance = Statement(_ADVANCE, engine, "stream_id", "last_seq", "last_position")
         self._vouch = Statement(_VOUCH, engine, "committed")
@@ -163,7 +171,17 @@ class Mailbox:
         return cls(engine_at(path))
 
     def close(self) -> None:
+        if self._claim is not None:
+            self._claim.release()
         self._engine.dispose()
+
+    def claim(self) -> None:
+        """Keep everybody else from indexing a ledger here, until this is closed.
+
+        Raises DatabaseUnusable when somebody does.
+        """
+        if self._claim is None:
+            self._claim = Claim(self._engine)
 
     # -- writing: one thread ------------------------------------------------------------------
 

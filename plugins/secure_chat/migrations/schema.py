@@ -94,6 +94,15 @@ def upgrade(engine: Engine) -> None:
         raise DatabaseUnusable(f"the database cannot be used: {_first_line(error)}") from error
 
 
+def refuse_unknown(engine: Engine) -> None:
+    """Raise DatabaseUnusable for a schema that this code cannot read; change nothing."""
+    try:
+        with engine.connect() as connection:
+            _is_usable(version(connection))
+    except DBAPIError as error:
+        raise DatabaseUnusable(f"the database cannot be used: {_first_line(error)}") from error
+
+
 def drift(engine: Engine) -> list[Any]:
     """How the database differs from the schema that the code has; empty when it does not."""
     with engine.connect() as connection:

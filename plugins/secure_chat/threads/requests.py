@@ -30,6 +30,7 @@ from plugins.secure_chat.core.thread import (
     details_body,
     details_hash,
     is_thread,
+    keyed_thread_id,
     require_member,
     thread_id,
 )
@@ -37,6 +38,8 @@ from plugins.secure_chat.errors import InvalidMessage, MessageTooLarge, NotAMemb
 from plugins.secure_chat.service import ChatService
 from plugins.secure_chat.threads.book import ThreadBook
 
+KEY_HEADER: Final = "Idempotency-Key"
+MAX_KEY: Final = 128
 MAX_DETAILS: Final = 16 << 10  # bytes of a title and metadata
 MAX_DEPTH: Final = 32  # of metadata; writers of JSON end at some depth, not all at the same
 NO_DETAILS: Final = details_body(None, {})
@@ -102,19 +105,25 @@ class Threads:
         title: str | None,
         metadata: Mapping[str, Any],
         field: str = "members",
+        key: str | None = None,
     ) -> Thread:
         """Begin a thread of ``wallet`` and ``members``, 1 to 100 of them.
 
-        ``field``: what the request calls them.
+        ``field``: what the request calls them. ``key``: the caller's own name for the request; with
+        the same key and members the thread that is there already is given.
         """
         names = _wallets(members, field)
         if wallet not in names:
             names.append(wallet)
+        if key is None:
+            thread = thread_id(os.urandom(16))
+        else:
+            _check_key(key)
+            thread = keyed_thread_id(key, wallet, names)
         details = await self._keep(title, metadata)
-        event = ThreadEvent(
-            Change.CREATED, thread_id(os.urandom(16)), wallet, tuple(names), details=details
-        )
-        return await self._change(event.thread, lambda _: event)
+        event = ThreadEvent(Change.CREATED, thread, wallet, tuple(names), details=details)
+
+        return await self._change(thread, lambda state: event if state is None else None)
 
     async def add(self, wallet: str, thread: str, members: Sequence[str]) -> Thread:
         """Take ``members`` in, those who are in it already excepted."""
@@ -257,6 +266,11 @@ def _by_creator(
         return make(state)
 
     return guarded
+
+
+def _check_key(key: str) -> None:
+    if not (1 <= len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
+        raise InvalidMessage(KEY_HEADER, f"{KEY_HEADER} is 1 to {MAX_KEY} printable characters")
 
 
 def _wallets(members: Sequence[str], field: str) -> list[str]:

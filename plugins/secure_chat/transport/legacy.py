@@ -40,6 +40,7 @@ from plugins.secure_chat.transport.problems import (
     read_body,
 )
 from plugins.secure_chat.transport.socket import Chat
+from plugins.secure_chat.transport.threads import Key
 
 log: Final = logging.getLogger(__name__)
 M = TypeVar("M", bound=BaseModel)
@@ -82,9 +83,11 @@ def _legacy_router(chat_of: Callable[[], Chat], prefix: str) -> APIRouter:
         return wallet, LegacyAnswers(chat.service, chat.threads)
 
     @router.post("/threads", status_code=201, openapi_extra=_body_of(contract.NewThread))
-    async def create_thread(request: Request) -> contract.Thread:
+    async def create_thread(request: Request, idempotency_key: Key = None) -> contract.Thread:
         wallet, answers = asked(request)
-        return await answers.create(wallet, await _parsed(request, contract.NewThread))
+        return await answers.create(
+            wallet, await _parsed(request, contract.NewThread), idempotency_key
+        )
 
     @router.get("/threads")
     async def list_threads(

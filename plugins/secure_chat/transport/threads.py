@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Header, Request
 from pydantic import BaseModel, Field
 
 from plugins.secure_chat.core.frames import parse_object
@@ -32,6 +32,9 @@ _REFUSALS: Final = problems(
     Code.LEDGER_UNAVAILABLE,
     *COMMON,
 )
+
+
+Key = Annotated[str | None, Header(description="The caller's own name for this request.")]
 
 
 class NewThread(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -74,12 +77,17 @@ def thread_router(chat_of: Callable[[], Chat]) -> APIRouter:
     )
 
     @router.post("", status_code=201, responses=_REFUSALS, openapi_extra=_body_of(NewThread))
-    async def create_thread(request: Request) -> GroupThread:
-        """Begin a thread; the caller is its creator and in it."""
+    async def create_thread(request: Request, idempotency_key: Key = None) -> GroupThread:
+        """Begin a thread; the caller is its creator and in it.
+
+        With the same Idempotency-Key and members, a thread that was begun is given again.
+        """
         chat = chat_of()
         wallet = caller(request, chat).wallet
         new = parse_object(await read_body(request, _LARGEST_BODY), NewThread)
-        state = await chat.threads.create(wallet, new.members, new.title, new.metadata)
+        state = await chat.threads.create(
+            wallet, new.members, new.title, new.metadata, key=idempotency_key
+        )
         return _shown((await chat.threads.views([state]))[0])
 
     @router.get("/{thread}", responses=_REFUSALS)

@@ -15,7 +15,10 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect, text
 
+from plugins.secure_chat.adoption import steps
+from plugins.secure_chat.adoption.store import AdoptionStore
 from plugins.secure_chat.errors import DatabaseUnusable
+from plugins.secure_chat.ledger.journal import START
 from plugins.secure_chat.mailbox.engine import engine_for
 from plugins.secure_chat.migrations import schema
 from tests.unit.migrations import before_alembic
@@ -149,6 +152,20 @@ def test_an_upgrade_that_fails_leaves_nothing_behind(
     monkeypatch.undo()
     schema.upgrade(engine)
     assert schema.drift(engine) == []
+
+
+def test_reading_leaves_an_older_schema_as_it_is(engine: Engine) -> None:
+    upgrade_to(engine, "0004")
+    with steps._existing(engine) as found:
+        assert found is not None
+        assert AdoptionStore(found).progress() == []
+        assert found.stage() is None
+        assert found.checkpoint() == START
+    assert version_of(engine) == 4
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(DatabaseUnusable, match="schema 9999"), steps._existing(engine):
+        pass
 
 
 def test_many_starts_at_once_upgrade_once(database_url: str) -> None:

@@ -31,6 +31,7 @@ from plugins.secure_chat.core.identity_event import (
     from_record,
 )
 from plugins.secure_chat.core.message_event import MessageEvent
+from plugins.secure_chat.core.nesting import parse_json
 from plugins.secure_chat.core.records import Record
 from plugins.secure_chat.crypto.devices import NO_ENDORSER, Certificate, Revocation
 from plugins.secure_chat.crypto.errors import CryptoError
@@ -58,7 +59,7 @@ def read_statements(path: Path) -> Statements:
         with path.open("rb") as file:
             for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE), b""), start=1):
                 try:
-                    fields = json.loads(line)
+                    fields = parse_json(line)
                     body = binascii.a2b_base64(fields["statement"], strict_mode=True)
                     statement = _read(StatementKind(fields["kind"]), body)
                 except (ValueError, KeyError, TypeError, RecursionError, CryptoError):

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from plugins.secure_chat.core.dialects import Line, NotARecord, parse
 from plugins.secure_chat.core.merkle import ProofInvalid, leaf_hash, verify_inclusion
+from plugins.secure_chat.core.nesting import parse_json
 from plugins.secure_chat.core.note import (
     Checkpoint,
     InclusionProof,
@@ -129,7 +130,7 @@ def check_statement(path: Path, ledger: Path, audited: Head) -> StatementVerdict
     """
     data = _read(path, "the statement")
     try:
-        said = json.loads(data)
+        said = parse_json(data)
         if said["statement"] != STATEMENT_LABEL:
             raise ValueError("another file")
         epoch, rules = int(said["epoch"]), str(said["rules"]["hash"])

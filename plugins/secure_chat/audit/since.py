@@ -14,6 +14,7 @@ from plugins.secure_chat.audit.spans import LedgerFile
 from plugins.secure_chat.audit.tree import Grown
 from plugins.secure_chat.core.chain import Chain, Defect, Finding
 from plugins.secure_chat.core.dialects import NotARecord, parse
+from plugins.secure_chat.core.nesting import parse_json
 from plugins.secure_chat.core.tiles import Edge
 from plugins.secure_chat.errors import LedgerUnusable
 
@@ -51,7 +52,7 @@ class Since:
 def read_since(path: Path) -> Since:
     """Raises LedgerUnusable."""
     try:
-        stored = json.loads(path.read_bytes())
+        stored = parse_json(path.read_bytes())
         if stored["audit"] != LABEL:
             raise ValueError("another file")
         tree = stored["tree"]

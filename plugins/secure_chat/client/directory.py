@@ -21,6 +21,7 @@ from plugins.secure_chat.client.errors import (
     ServerUnreachable,
 )
 from plugins.secure_chat.client.login import Tokens
+from plugins.secure_chat.core.nesting import parse_json
 from plugins.secure_chat.crypto.devices import Certificate, Revocation
 from plugins.secure_chat.crypto.errors import DecodeError
 from plugins.secure_chat.crypto.identity import Identity
@@ -132,7 +133,7 @@ class Directory:
                 continue
             break
         try:
-            answer = response.json()
+            answer = parse_json(response.content)
         except ValueError:
             answer = None
         if response.is_success and isinstance(answer, dict):

@@ -15,6 +15,7 @@ from typing import Any, Final
 import httpx
 
 from plugins.secure_chat.client.errors import LoginRefused, ProtocolViolation, ServerUnreachable
+from plugins.secure_chat.core.nesting import parse_json
 from plugins.secure_chat.crypto.wallet import WalletKey
 
 # What we sign for a login, and nothing else: a server must not get a certificate signed this way.
@@ -95,7 +96,7 @@ async def _post(http: httpx.AsyncClient, path: str, body: dict[str, str]) -> dic
     if response.status_code != 200:
         raise LoginRefused(f"login: the server answered {response.status_code}")
     try:
-        answer = response.json()
+        answer = parse_json(response.content)
     except ValueError:
         answer = None
     if not isinstance(answer, dict):

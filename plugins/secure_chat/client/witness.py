@@ -26,6 +26,7 @@ from plugins.secure_chat.client.errors import LoginRefused, ServerUnreachable
 from plugins.secure_chat.client.login import Tokens
 from plugins.secure_chat.core.dialects import parse
 from plugins.secure_chat.core.message_event import MalformedMessage, from_record
+from plugins.secure_chat.core.nesting import parse_json
 from plugins.secure_chat.core.note import Checkpoint, NoteMalformed, parse_proof
 from plugins.secure_chat.crypto.errors import StateUnreadable
 from plugins.secure_chat.transparency.keys import verifier
@@ -212,7 +213,9 @@ class LedgerWatch:
             if answer.status_code != 200:
                 raise Alarm("the server denies a checkpoint that it signed")
             try:
-                hashes = [b64decode(each, validate=True) for each in answer.json()["hashes"]]
+                hashes = [
+                    b64decode(each, validate=True) for each in parse_json(answer.content)["hashes"]
+                ]
             except (ValueError, KeyError, TypeError, RecursionError):
                 raise Alarm("the proof between two checkpoints cannot be read") from None
         witness.see(seen, hashes)

@@ -36,6 +36,7 @@ from typing import Any, Final
 import msgspec
 import orjson
 
+from plugins.secure_chat.core.nesting import too_deep
 from plugins.secure_chat.core.records import EventDraft, Record
 
 EPOCH_TIMESTAMP: Final = "1970-01-01T00:00:00Z"
@@ -63,10 +64,6 @@ _V2_KEYS: Final = (
     "previous_hash",
 )
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
-
-
-MAX_DEPTH: Final = 200  # of a record's JSON; the host's have three levels
-_JSON_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
 class Family(StrEnum):
@@ -258,20 +255,8 @@ def read(line: bytes, position: int) -> Record:
 
 
 def _refuse_deep(line: bytes) -> None:
-    if line.count(b"[") + line.count(b"{") > MAX_DEPTH and _depth(line) > MAX_DEPTH:
+    if too_deep(line):
         raise NotARecord("it is nested too deeply")
-
-
-def _depth(line: bytes) -> int:
-    """How deep ``line`` nests, without recursing: parsers recurse on a stack that has an end."""
-    deepest = depth = 0
-    for byte in _JSON_STRING.sub(b"", line):
-        if byte in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif byte in b"]}":
-            depth -= 1
-    return deepest
 
 
 def _parse_exact(line: bytes, position: int) -> Line:

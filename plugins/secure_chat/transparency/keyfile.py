@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from plugins.secure_chat.core.nesting import parse_json
 from plugins.secure_chat.errors import ConfigurationError
 from plugins.secure_chat.transparency.keys import SEED_SIZE, CheckpointSigner
 
@@ -42,7 +43,7 @@ def open_signer(
             raise ConfigurationError("the log's key file is readable by others: chmod 600 it")
         data = file.read()
     try:
-        stored = json.loads(data)
+        stored = parse_json(data)
         if set(stored) != _KEYS:
             raise ValueError("it has other fields")
         if name is not None and stored["name"] != name:

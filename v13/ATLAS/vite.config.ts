@@ -4,6 +4,7 @@ import { searchForWorkspaceRoot } from "vite";
 import { defineConfig } from "vitest/config";
 import type { BrowserCommand } from "vitest/node";
 
+import { CHROMIUM } from "./tests/node/chromium.ts";
 import { PythonProcess } from "./tests/node/python.ts";
 
 // Tests named *.browser.test.ts need what only a browser has; those in tests/node need Node; all
@@ -79,23 +80,7 @@ export default defineConfig({
             screenshotFailures: false,
             commands: { askPython },
             instances: [{ browser: "chromium" }],
-            provider: playwright({
-              launchOptions: {
-                executablePath: process.env["CHROMIUM"] ?? "/usr/bin/chromium",
-                args: [
-                  // As root in a container there is no sandbox; the only pages are ours.
-                  "--no-sandbox",
-                  "--disable-gpu",
-                  "--disable-quic",
-                  "--no-first-run",
-                  "--disable-background-networking",
-                  "--disable-component-update",
-                  "--disable-sync",
-                  // ML-KEM and ML-DSA: still behind this switch before Chromium 156.
-                  "--enable-features=WebCryptoPQC",
-                ],
-              },
-            }),
+            provider: playwright({ launchOptions: CHROMIUM }),
           },
         },
       },

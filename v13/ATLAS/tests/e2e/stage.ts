@@ -6,6 +6,7 @@ import { resolve } from "node:path";
 import type { run } from "axe-core";
 import { type Browser, type BrowserContext, chromium, type Locator, type Page } from "playwright";
 
+import { CHROMIUM } from "../node/chromium";
 import { PythonProcess } from "../node/python";
 
 /** Where screenshots are put, to be looked at; not kept. */
@@ -37,21 +38,7 @@ export class Stage {
     mkdirSync(SCREENSHOTS, { recursive: true });
     const world = new PythonProcess("world");
     const { url } = JSON.parse(await world.line()) as { url: string };
-    const browser = await chromium.launch({
-      executablePath: process.env["CHROMIUM"] ?? "/usr/bin/chromium",
-      args: [
-        // As root in a container there is no sandbox; the only pages are ours.
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        // ML-KEM and ML-DSA: still behind this switch before Chromium 156.
-        "--enable-features=WebCryptoPQC",
-      ],
-    });
+    const browser = await chromium.launch(CHROMIUM);
     return new Stage(url, world, browser);
   }
 

@@ -62,7 +62,7 @@ def read_statements(path: Path) -> Statements:
                     fields = parse_json(line)
                     body = binascii.a2b_base64(fields["statement"], strict_mode=True)
                     statement = _read(StatementKind(fields["kind"]), body)
-                except (ValueError, KeyError, TypeError, RecursionError, CryptoError):
+                except (ValueError, KeyError, TypeError, CryptoError):
                     raise LedgerUnusable(f"line {number} of the statements is none") from None
                 found[statement.id.hex()] = statement
     except OSError as error:

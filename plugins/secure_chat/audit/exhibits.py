@@ -137,7 +137,7 @@ def check_statement(path: Path, ledger: Path, audited: Head) -> StatementVerdict
         head = Head(int(said["ledger"]["position"]), str(said["ledger"]["event_hash"]))
         if head.position < 0:
             raise ValueError("no position")
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         raise LedgerUnusable("this is no reward statement") from None
     if rules != rules_hash(RULES):
         raise LedgerUnusable("the statement was made under other rules than are known here")

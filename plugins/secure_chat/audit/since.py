@@ -63,7 +63,7 @@ def read_since(path: Path) -> Since:
         return Since(stored["chain"], edge)
     except OSError as error:
         raise LedgerUnusable(f"the earlier audit cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         raise LedgerUnusable("this is no earlier audit: make one with --save") from None
 
 

@@ -216,7 +216,7 @@ class LedgerWatch:
                 hashes = [
                     b64decode(each, validate=True) for each in parse_json(answer.content)["hashes"]
                 ]
-            except (ValueError, KeyError, TypeError, RecursionError):
+            except (ValueError, KeyError, TypeError):
                 raise Alarm("the proof between two checkpoints cannot be read") from None
         witness.see(seen, hashes)
 

@@ -32,4 +32,7 @@ def parse_json(text: bytes) -> Any:
     """The value of ``text``. Raises ValueError when it is no JSON in UTF-8, or nests too deeply."""
     if too_deep(text):
         raise ValueError("it is nested too deeply")
-    return json.loads(text.decode("utf-8"))
+    try:
+        return json.loads(text.decode("utf-8"))
+    except RecursionError:  # the caller's own stack was near its end
+        raise ValueError("it is nested too deeply") from None

@@ -50,7 +50,7 @@ def open_signer(
             raise ConfigurationError("the log's key file is for a log of another name")
         seeds = bytes.fromhex(stored["ed25519"]), bytes.fromhex(stored["ml_dsa_44"])
         return CheckpointSigner(str(stored["name"]), *seeds)
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError):
         # Without the cause: it would show the seeds.
         raise ConfigurationError("the log's key file does not hold a log's keys") from None
 

@@ -1,44 +1,17 @@
 /** Two browsers and a Python client, through everything that a day brings. */
-import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 
-import { type Person, Stage } from "./stage";
+import { Between, isMessage, without } from "./between";
+import { Cast } from "./cast";
 
 /** Milliseconds that a test of a thousand messages may take on a machine that is busy. */
 const LONG = 600_000;
 
-let stage: Stage;
-const people: Person[] = [];
-
-beforeAll(async () => {
-  stage = await Stage.set();
-});
-afterAll(async () => {
-  await stage.strike();
-});
-afterEach(async () => {
-  for (const person of people.splice(0)) {
-    expect(person.complaints).toEqual([]);
-    await person.leave();
-  }
-});
-
-async function person(): Promise<Person> {
-  const one = await stage.person();
-  people.push(one);
-  return one;
-}
-
-/** Two persons who have the conversation with each other open. */
-async function pair(): Promise<readonly [Person, Person]> {
-  const [alice, carol] = [await person(), await person()];
-  await alice.open(carol.wallet);
-  await carol.open(alice.wallet);
-  return [alice, carol];
-}
+const cast = Cast.gather();
 
 test("two browsers and a Python client read one another in every direction", async () => {
-  const [alice, carol] = await pair();
-  const { wallet: bob } = await stage.ask<{ wallet: string }>({ do: "bob" });
+  const [alice, carol] = await cast.pair();
+  const bob = await cast.bob();
 
   await alice.say("from Alice to Carol");
   await carol.sees("from Alice to Carol");
@@ -48,18 +21,15 @@ test("two browsers and a Python client read one another in every direction", asy
   for (const one of [alice, carol]) {
     await one.open(bob);
     await one.say("from a browser to Bob");
-    expect(await stage.ask({ do: "hear" })).toEqual({
-      from: one.wallet,
-      text: "from a browser to Bob",
-    });
-    await stage.ask({ do: "say", to: one.wallet, text: "from Bob to a browser" });
+    expect(await cast.hear()).toEqual({ from: one.wallet, text: "from a browser to Bob" });
+    await cast.say(one, "from Bob to a browser");
     await one.sees("from Bob to a browser");
     expect(await one.texts()).toEqual(["from a browser to Bob", "from Bob to a browser"]);
   }
 });
 
 test("a reload in the middle loses nothing, shows nothing twice and goes on", async () => {
-  const [alice, carol] = await pair();
+  const [alice, carol] = await cast.pair();
   await alice.say("before the reload");
   await carol.sees("before the reload");
   await carol.page.reload();
@@ -73,7 +43,7 @@ test("a reload in the middle loses nothing, shows nothing twice and goes on", as
 });
 
 test("what is written offline says so, survives a reload, and goes out in its order", async () => {
-  const [alice, carol] = await pair();
+  const [alice, carol] = await cast.pair();
   await alice.say("online");
   await carol.sees("online");
   await alice.context.setOffline(true);
@@ -96,21 +66,15 @@ test("what is written offline says so, survives a reload, and goes out in its or
 });
 
 test("a message that was sealed and not acknowledged goes out after a reload", async () => {
-  const [alice, carol] = await pair();
+  const between = new Between();
+  const [alice, carol] = [await cast.person(between), await cast.person()];
+  await alice.open(carol.wallet);
+  await carol.open(alice.wallet);
   await alice.say("first");
-  // Her page's messages go nowhere, until she is back.
-  let lost = true;
-  await alice.page.routeWebSocket(/\/v1\/chat\/ws/, (socket) => {
-    const server = socket.connectToServer();
-    socket.onMessage((frame) => {
-      if (!lost || !String(frame).includes("CHAT_MESSAGE")) server.send(frame);
-    });
-  });
-  await alice.page.reload();
-  await alice.page.getByText("Connected").waitFor();
+  between.forward = without(isMessage);
   await alice.write("kept over the reload");
   await alice.line("kept over the reload", "Sending").waitFor();
-  lost = false;
+  between.forward = (frame) => [frame];
   await alice.page.reload();
   await alice.line("kept over the reload", "In the ledger").waitFor();
   await carol.sees("kept over the reload");
@@ -118,8 +82,8 @@ test("a message that was sealed and not acknowledged goes out after a reload", a
 });
 
 test("two tabs of one wallet write and read side by side", async () => {
-  const [alice, carol] = await pair();
-  const other = await alice.tab();
+  const [alice, carol] = await cast.pair();
+  const other = await cast.tab(alice);
   await other.open(carol.wallet);
   await alice.say("from the first tab");
   await other.sees("from the first tab");
@@ -135,13 +99,12 @@ test("two tabs of one wallet write and read side by side", async () => {
   await other.until(async () => (await other.texts()).length === 5, "five lines");
   expect(await other.texts()).toEqual(await alice.texts());
   expect((await carol.texts()).length).toBe(5);
-  expect(other.complaints).toEqual([]);
 });
 
 test("a restart of the server is a pause, and nothing more", async () => {
-  const [alice, carol] = await pair();
+  const [alice, carol] = await cast.pair();
   await alice.say("before the restart");
-  await stage.ask({ do: "restart" });
+  await cast.stage.ask({ do: "restart" });
   await alice.write("around the restart");
   await alice.line("around the restart", "In the ledger").waitFor();
   await carol.sees("around the restart");
@@ -153,7 +116,7 @@ test("a restart of the server is a pause, and nothing more", async () => {
 });
 
 test("receipts are given once they are turned on, and never before", async () => {
-  const [alice, carol] = await pair();
+  const [alice, carol] = await cast.pair();
   await alice.say("no receipt for this");
   await carol.sees("no receipt for this");
   await carol.say("Carol has read it");
@@ -167,7 +130,7 @@ test("receipts are given once they are turned on, and never before", async () =>
 });
 
 test("the list counts what is unread, and the conversation's end is where one stands", async () => {
-  const [alice, carol] = await pair();
+  const [alice, carol] = await cast.pair();
   await alice.say("one");
   await carol.sees("one");
   await carol.page.evaluate(() => {
@@ -183,9 +146,9 @@ test("the list counts what is unread, and the conversation's end is where one st
 });
 
 test("two tabs that make the wallet's device at the same time become the same device", async () => {
-  const [one, other] = await stage.twins();
-  people.push(one);
-  const bob = await person();
+  const [one, other] = (await cast.stage.twins()).map((twin) => cast.join(twin));
+  if (one === undefined || other === undefined) throw new TypeError("twins are two");
+  const bob = await cast.person();
   await one.open(bob.wallet);
   await other.open(bob.wallet);
   await bob.open(one.wallet);
@@ -194,15 +157,13 @@ test("two tabs that make the wallet's device at the same time become the same de
   await other.say("from the other");
   await bob.sees("from the other");
   expect(await bob.texts()).toEqual(["from the one", "from the other"]);
-  expect(other.complaints).toEqual([]);
 });
 
 test("a second browser of a wallet joins by request and answer, and both read from then on", async () => {
-  const [alice, carol] = await pair();
+  const [alice, carol] = await cast.pair();
   await alice.say("before the second browser");
   await carol.sees("before the second browser");
-  const second = await alice.elsewhere();
-  people.push(second);
+  const second = cast.join(await alice.elsewhere());
   await second.page.evaluate((wallet) => {
     location.hash = wallet;
   }, carol.wallet);
@@ -239,11 +200,11 @@ test("a second browser of a wallet joins by request and answer, and both read fr
 });
 
 test("a long history is read page by page, and stays where the reader is", async () => {
-  const alice = await person();
-  const { wallet: bob } = await stage.ask<{ wallet: string }>({ do: "bob anew" });
+  const alice = await cast.person();
+  const bob = await cast.bobAnew();
   const count = 1000;
   for (let at = 1; at <= count; at++) {
-    await stage.ask({ do: "say", to: alice.wallet, text: `line ${at} of many` });
+    await cast.say(alice, `line ${at} of many`);
   }
   await alice.open(bob);
   await alice.sees(`line ${count} of many`);

@@ -1,86 +1,19 @@
 /** A server that lies, seen from the browser: what is wrong shows, and is never shown as right. */
-import type { WebSocketRoute } from "playwright";
-import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 
-import { type Person, Stage } from "./stage";
+import { type Fields, isAck, isMessage, without } from "./between";
+import { Cast } from "./cast";
+import type { Person } from "./stage";
 
-let stage: Stage;
-const people: Person[] = [];
-
-beforeAll(async () => {
-  stage = await Stage.set();
-});
-afterAll(async () => {
-  await stage.strike();
-});
-afterEach(async () => {
-  for (const person of people.splice(0)) {
-    expect(person.complaints).toEqual([]);
-    await person.leave();
-  }
-});
-
-type Fields = Record<string, unknown>;
-
-/** What becomes of each frame on its way to the page. */
-class Between {
-  /** The frames to deliver for one of the server's. */
-  deliver: (frame: Fields) => readonly Fields[] = (frame) => [frame];
-  readonly passed: Fields[] = [];
-  #page: WebSocketRoute | null = null;
-
-  async stand(person: Person["page"]): Promise<void> {
-    await person.routeWebSocket(/\/v1\/chat\/ws/, (socket) => {
-      this.#page = socket;
-      const server = socket.connectToServer();
-      server.onMessage((text) => {
-        const frame = JSON.parse(String(text)) as Fields;
-        this.passed.push(frame);
-        for (const one of this.deliver(frame)) socket.send(JSON.stringify(one));
-      });
-    });
-  }
-
-  show(frame: Fields): void {
-    this.#page?.send(JSON.stringify(frame));
-  }
-
-  messages(): readonly Fields[] {
-    return this.passed.filter((one) => one["type"] === "CHAT_MESSAGE");
-  }
-}
-
-interface Scene {
-  readonly alice: Person;
-  readonly between: Between;
-  readonly bob: string;
-}
-
-/** Alice behind a server that lies, and Bob, who have written to one another. */
-async function scene(): Promise<Scene> {
-  const between = new Between();
-  const alice = await stage.person((page) => between.stand(page));
-  people.push(alice);
-  const { wallet: bob } = await stage.ask<{ wallet: string }>({ do: "bob anew" });
-  await alice.open(bob);
-  await alice.say("hello Bob");
-  await stage.ask({ do: "hear" });
-  await say(alice, "hello Alice");
-  await alice.sees("hello Alice");
-  return { alice, between, bob };
-}
-
-async function say(to: Person, text: string): Promise<void> {
-  await stage.ask({ do: "say", to: to.wallet, text });
-}
+const cast = Cast.gather();
 
 test("A4: a message that is dropped shows as missing", async () => {
-  const { alice, between } = await scene();
-  between.deliver = (frame) => (frame["type"] === "CHAT_MESSAGE" ? [] : [frame]);
-  await say(alice, "dropped");
-  await alice.until(() => Promise.resolve(between.messages().length === 2), "Bob's second message");
+  const { alice, between } = await cast.scene();
+  between.deliver = without(isMessage);
+  await cast.say(alice, "dropped");
+  await alice.until(() => Promise.resolve(between.delivered().length === 2), "Bob's second message");
   between.deliver = (frame) => [frame];
-  await say(alice, "after the dropped one");
+  await cast.say(alice, "after the dropped one");
   await alice.sees("after the dropped one");
   await alice.page.getByText("messages before this one are missing").waitFor();
   expect(await alice.line("dropped", "AM|PM").count()).toBe(0);
@@ -88,15 +21,15 @@ test("A4: a message that is dropped shows as missing", async () => {
 });
 
 test("A4: messages that are turned round show as missing and late", async () => {
-  const { alice, between } = await scene();
+  const { alice, between } = await cast.scene();
   const held: Fields[] = [];
   between.deliver = (frame) => {
-    if (frame["type"] !== "CHAT_MESSAGE") return [frame];
+    if (!isMessage(frame)) return [frame];
     held.push(frame);
     return held.length === 2 ? held.reverse() : [];
   };
-  await say(alice, "the first of two");
-  await say(alice, "the second of two");
+  await cast.say(alice, "the first of two");
+  await cast.say(alice, "the second of two");
   await alice.sees("the first of two");
   await alice.page.getByText("messages before this one are missing").waitFor();
   await alice.page.getByText("This message was missing and came late.").waitFor();
@@ -105,13 +38,13 @@ test("A4: messages that are turned round show as missing and late", async () => 
 });
 
 test("A4: a message in another place than its sender gave it shows as such", async () => {
-  const { alice, between } = await scene();
+  const { alice, between } = await cast.scene();
   let at = 1000;
   // The later a message came, the higher up it is put.
   between.deliver = (frame) =>
-    frame["type"] === "CHAT_MESSAGE" ? [{ ...frame, position: (at -= 10) }] : [frame];
-  await say(alice, "written first");
-  await say(alice, "written second");
+    isMessage(frame) ? [{ ...frame, position: (at -= 10) }] : [frame];
+  await cast.say(alice, "written first");
+  await cast.say(alice, "written second");
   await alice.sees("written second");
   expect((await alice.texts()).slice(-2)).toEqual(["written second", "written first"]);
   await alice.page.getByText("in another place than its sender did").waitFor();
@@ -119,41 +52,41 @@ test("A4: a message in another place than its sender gave it shows as such", asy
   between.deliver = (frame) => [frame];
   await alice.context.setOffline(true);
   await alice.page.getByText("You are offline.").waitFor();
-  await say(alice, "while a false place was believed");
+  await cast.say(alice, "while a false place was believed");
   await alice.context.setOffline(false);
   await alice.sees("while a false place was believed");
 });
 
 test("A5: a message that is delivered again is not shown again, and nor is one's own", async () => {
-  const { alice, between } = await scene();
-  const [message] = between.messages();
+  const { alice, between } = await cast.scene();
+  const [message] = between.delivered();
   if (message === undefined) throw new Error("Bob has written");
   between.show(message);
   between.show({ ...message, position: 999_999 });
   await alice.page.getByText("delivered a message a second time").waitFor();
   // Her own message, as if from Bob.
   between.show({ ...message, sender: alice.wallet, recipient: message["sender"] });
-  await say(alice, "and on it goes");
+  await cast.say(alice, "and on it goes");
   await alice.sees("and on it goes");
   expect((await alice.texts()).filter((text) => text === "hello Alice")).toHaveLength(1);
   await alice.screenshot("a-message-came-twice");
 });
 
 test("A3: a message that is altered, or moved to another sender, is not shown", async () => {
-  const { alice, between } = await scene();
+  const { alice, between } = await cast.scene();
   const flipped = (text: unknown): string => {
     const [first = "A", ...rest] = String(text);
     return [first === "A" ? "B" : "A", ...rest].join("");
   };
   between.deliver = (frame) =>
-    frame["type"] === "CHAT_MESSAGE"
+    isMessage(frame)
       ? [{ ...frame, ciphertext: flipped(frame["ciphertext"]) }]
       : [frame];
-  await say(alice, "altered on its way");
+  await cast.say(alice, "altered on its way");
   await alice.page.getByText("could not be verified (frame_hash_mismatch)").waitFor();
   between.deliver = (frame) =>
-    frame["type"] === "CHAT_MESSAGE" ? [{ ...frame, seq: Number(frame["seq"]) + 7 }] : [frame];
-  await say(alice, "with another number");
+    isMessage(frame) ? [{ ...frame, seq: Number(frame["seq"]) + 7 }] : [frame];
+  await cast.say(alice, "with another number");
   await alice.until(
     async () => (await alice.page.getByText("could not be verified").count()) === 2,
     "a second message that does not verify",
@@ -164,26 +97,26 @@ test("A3: a message that is altered, or moved to another sender, is not shown", 
 });
 
 test("an ACK for another message is no ACK", async () => {
-  const { alice, between } = await scene();
+  const { alice, between } = await cast.scene();
   between.deliver = (frame) =>
-    frame["type"] === "ACK" ? [{ ...frame, hash: `${"A".repeat(43)}=` }] : [frame];
+    isAck(frame) ? [{ ...frame, hash: `${"A".repeat(43)}=` }] : [frame];
   await alice.write("acknowledged falsely");
   await alice.line("acknowledged falsely", "Sending").waitFor();
-  await stage.ask({ do: "hear" });
-  await say(alice, "a sign that the ACK has come");
+  await cast.hear();
+  await cast.say(alice, "a sign that the ACK has come");
   await alice.sees("a sign that the ACK has come");
   expect(await alice.line("acknowledged falsely", "Sending").count()).toBe(1);
 });
 
 test("A7: a changed identity stops the conversation until the number is compared", async () => {
-  const { alice } = await scene();
+  const { alice } = await cast.scene();
   await alice.page.getByRole("button", { name: "Safety number" }).click();
   const digits = alice.page.getByTestId("safety-number");
   const before = await digits.textContent();
   await alice.screenshot("safety-number");
   await alice.page.keyboard.press("Escape");
-  await stage.ask({ do: "bob anew" });
-  await say(alice, "from the new keys");
+  await cast.bobAnew();
+  await cast.say(alice, "from the new keys");
   await alice.page.getByText("The safety number has changed: new keys").waitFor();
   expect(await alice.line("from the new keys").count()).toBe(0);
   expect(await alice.field.isDisabled()).toBe(true);
@@ -199,20 +132,15 @@ test("A7: a changed identity stops the conversation until the number is compared
   await alice.page.getByRole("button", { name: "I have compared it: accept" }).click();
   await alice.sees("from the new keys");
   await alice.say("I have compared it");
-  expect(await stage.ask({ do: "hear" })).toEqual({ from: alice.wallet, text: "I have compared it" });
+  expect(await cast.hear()).toEqual({ from: alice.wallet, text: "I have compared it" });
 });
 
 test("A7, A9: a directory that adds a device, or leaves keys out, gets no message encrypted", async () => {
-  const between = new Between();
-  const [alice, mallory] = [
-    await stage.person((page) => between.stand(page)),
-    await stage.person(),
-  ];
-  people.push(alice, mallory);
-  const { wallet: bob } = await stage.ask<{ wallet: string }>({ do: "bob anew" });
+  const [alice, mallory] = [await cast.person(), await cast.person()];
+  const bob = await cast.bobAnew();
   // Mallory's sound statements, as if they were Bob's; then Bob's with a device of Mallory's.
   let lie: (listing: Fields, hers: Fields) => Fields = (_, hers) => ({ ...hers, wallet: bob });
-  const hers = await mallory.page.evaluate(() => null).then(() => listingOf(mallory));
+  const hers = await listingOf(mallory);
   await alice.page.route(`**/v1/chat/identities/${bob}`, async (route) => {
     const answer = await route.fetch();
     const listing = (await answer.json()) as Fields;
@@ -242,7 +170,7 @@ test("A7, A9: a directory that adds a device, or leaves keys out, gets no messag
   await alice.page.unrouteAll();
   await alice.field.press("Enter");
   await alice.line("for nobody else", "In the ledger").waitFor();
-  expect(await stage.ask({ do: "hear" })).toEqual({ from: alice.wallet, text: "for nobody else" });
+  expect(await cast.hear()).toEqual({ from: alice.wallet, text: "for nobody else" });
 });
 
 /** What the directory says of a person, by their own login. */
@@ -264,10 +192,10 @@ function withoutKem(bundle: string): string {
 }
 
 test("A10: an old copy of the browser's state does not send", async () => {
-  const { alice, between } = await scene();
+  const { alice, between } = await cast.scene();
   // The server knows a later number than this browser: it was restored with its witness.
   between.deliver = (frame) =>
-    frame["type"] === "ACK"
+    isAck(frame)
       ? [
           {
             type: "ERROR",

@@ -85,11 +85,10 @@ export class Stage {
   }
 
   /** A person with a fresh throw-away wallet, in a browser profile of their own. */
-  async person(prepare?: (page: Page) => Promise<void>): Promise<Person> {
+  async person(prepare?: (context: BrowserContext) => Promise<void> | undefined): Promise<Person> {
     const context = await this.#context();
-    const page = await context.newPage();
-    const person = new Person(this, context, page);
-    await prepare?.(page);
+    await prepare?.(context);
+    const person = new Person(this, context, await context.newPage());
     await person.arrive();
     return person;
   }

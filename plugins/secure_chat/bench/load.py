@@ -1,7 +1,8 @@
 """The load generator, a process of its own: a plan as JSON on stdin, what was seen on stdout.
 
-A closed loop: each answer lets the next message go. It speaks WebSocket over bare transports and
-makes its frames beforehand, so that it is not what limits the figures; its own CPU is reported.
+A closed loop, where each answer lets the next message go, or an open one, where messages go at a
+given rate, answered or not. It speaks WebSocket over bare transports and makes its frames
+beforehand, so that it is not what limits the figures; its own CPU is reported.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ OPCODE_TEXT: Final = 1
 OPCODE_CLOSE: Final = 8
 WARM_UP: Final = 0.1  # of each sender's messages: sent, and not in the figures
 TIMEOUT_SECONDS: Final = 60.0
+TICK: Final = 0.001  # seconds that an open loop sleeps at least; event loops count milliseconds
 
 
 class Pair(msgspec.Struct):
@@ -34,17 +36,25 @@ class Pair(msgspec.Struct):
 
 
 class Plan(msgspec.Struct):
-    """What to send where. ``messages`` is for each pair."""
+    """What to send where. ``messages`` is for each pair.
+
+    ``per_second``: of all pairs together, in an open loop; the window then bounds nothing.
+    """
 
     port: int
     pairs: list[Pair]
     window: int
     messages: int
     first_seq: int
+    per_second: float | None = None
 
 
 class Seen(msgspec.Struct):
-    """What came of a plan. Latencies in seconds, those of the warm-up left out."""
+    """What came of a plan. Latencies in seconds, those of the warm-up left out.
+
+    In a closed loop they count from the write of a message; in an open one from the moment when it
+    was due, so that a message that had to wait for a stalled server, or generator, counts as late.
+    """
 
     measured: int
     seconds: float
@@ -120,7 +130,10 @@ class _Socket(asyncio.Protocol):
 
 
 class _Sender(_Socket):
-    """Keeps its window full and times each ACK; ACKs come in the order of the messages."""
+    """Keeps its window full, or is told when to send, and times each ACK.
+
+    ACKs come in the order of the messages.
+    """
 
     def __init__(
         self, plan: Plan, pair: Pair, failed: Callable[[str], None], done: Callable[[], None]
@@ -130,10 +143,16 @@ class _Sender(_Socket):
         self.acked_at: list[float] = []
         self._frames = client_frames(pair.recipient, plan.first_seq, plan.messages, pair.signer)
         self._window = plan.window
+        self._closed_loop = plan.per_second is None
         self._done = done
 
     def start(self) -> None:
         self._send(min(self._window, len(self._frames)))
+
+    def send_due(self, due: float) -> None:
+        """Send the next message, which was to go at ``due``."""
+        self.transport.write(self._frames[len(self.sent_at)])
+        self.sent_at.append(due)
 
     def _send(self, count: int) -> None:
         first = len(self.sent_at)
@@ -147,7 +166,8 @@ class _Sender(_Socket):
 
     def answered(self, count: int, now: float) -> None:
         self.acked_at.extend([now] * count)
-        self._send(count)
+        if self._closed_loop:
+            self._send(count)
         if len(self.acked_at) == len(self._frames):
             self._done()
 
@@ -198,14 +218,32 @@ async def run(plan: Plan) -> Seen:
             if over.done():
                 over.result()
         began = _cpu()
-        for sender in senders:
-            sender.start()
+        if plan.per_second is None:
+            for sender in senders:
+                sender.start()
+        else:
+            pace = asyncio.create_task(_keep_pace(senders, plan.messages, plan.per_second))
+            over.add_done_callback(lambda _: pace.cancel())
         await over
         cpu = _cpu() - began
     for socket in sockets:
         socket.finished = True
         socket.transport.close()
     return _seen(senders, receivers, cpu)
+
+
+async def _keep_pace(senders: list[_Sender], messages: int, per_second: float) -> None:
+    """Let the senders take turns, a message every 1/``per_second`` seconds, until all are sent.
+
+    Several that are due go at once, each with its own time.
+    """
+    began = time.perf_counter()
+    for number in range(messages * len(senders)):
+        due = began + number / per_second
+        early = due - time.perf_counter()
+        if early > 0:
+            await asyncio.sleep(max(early, TICK))
+        senders[number % len(senders)].send_due(due)
 
 
 def _seen(senders: list[_Sender], receivers: list[_Receiver], cpu: float) -> Seen:

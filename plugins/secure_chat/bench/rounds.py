@@ -18,9 +18,17 @@ LOAD_SECONDS: Final = 120
 
 
 def one_round(
-    server: Server, scenario: Scenario, first_seq: int, signers: Sequence[Signer] | None = None
+    server: Server,
+    scenario: Scenario,
+    first_seq: int,
+    signers: Sequence[Signer] | None = None,
+    *,
+    per_second: float | None = None,
 ) -> Round:
-    """Measure ``server``. ``signers``: who sends, when they sign. Raises RuntimeError."""
+    """Measure ``server``. ``signers``: who sends, when they sign. ``per_second``: in an open loop.
+
+    Raises RuntimeError.
+    """
     pairs = []
     for pair in range(scenario.pairs):
         signer = None if signers is None else signers[pair]
@@ -33,6 +41,7 @@ def one_round(
         window=scenario.window,
         messages=scenario.messages // scenario.pairs,
         first_seq=first_seq,
+        per_second=per_second,
     )
     cpu, (groups, grouped) = server.cpu_seconds(), server.groups()
     done = subprocess.run(

@@ -16,6 +16,7 @@ from plugins.secure_chat.bench.costs import Cost
 from plugins.secure_chat.bench.directory import directory_costs
 from plugins.secure_chat.bench.evidence import evidence_costs
 from plugins.secure_chat.bench.figures import Round, Row, percentile, rows
+from plugins.secure_chat.bench.half_load import half_load_costs
 from plugins.secure_chat.bench.rounds import one_round
 from plugins.secure_chat.bench.scale import scale_costs
 from plugins.secure_chat.bench.servers import NAMES, SIGNED, running
@@ -30,6 +31,7 @@ class Section(Protocol):
 
 
 SECTIONS: Final[dict[str, Section]] = {
+    "half load": half_load_costs,
     "directory": directory_costs,
     "client": client_costs,
     "evidence": evidence_costs,

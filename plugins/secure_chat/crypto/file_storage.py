@@ -1,8 +1,9 @@
 """Storage and witness on disk: the only module of the library that does I/O.
 
 Each keeps two slots, two files, and overwrites the older one in place: one data sync a commit, and
-a write that is cut off leaves the newer slot as it was. The two belong in different places:
-whatever restores the state from a backup must not restore the witness.
+a write that is cut off leaves the newer slot as it was. When a blob is on the disk, the one before
+it is overwritten with zeros, for its keys open what was taken since. The two belong in different
+places: whatever restores the state from a backup must not restore the witness.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _MAX_SIZE: Final = 1 << 30
 
 
 class Slots:
-    """The newest of a row of blobs. ``write`` returns when the blob is on the disk."""
+    """The newest of a row of blobs. ``write`` returns when the blob is on the disk, and nothing of
+    those before it is left in the files."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,6 +37,8 @@ class Slots:
         finally:
             os.close(folder)
         self._counters = [_read(file)[0] for file in self._files]
+        # So many bytes of each file may be of an old blob; what follows them is zeros.
+        self._used = [os.fstat(file).st_size for file in self._files]
 
     def close(self) -> None:
         for file in self._files:
@@ -50,13 +54,20 @@ class Slots:
         older = self._counters.index(min(self._counters))
         counter = max(self._counters) + 1
         stamp = counter.to_bytes(8, "big") + len(blob).to_bytes(4, "big")
-        view = memoryview(stamp + hashlib.sha256(stamp + blob).digest() + blob)
-        at = 0
-        while view:
-            written = os.pwrite(self._files[older], view, at)
-            view, at = view[written:], at + written
+        self._fill(older, stamp + hashlib.sha256(stamp + blob).digest() + blob)
         os.fdatasync(self._files[older])
         self._counters[older] = counter
+        # Only now is the other one not needed. It need not be synced: the next write of it is.
+        self._fill(1 - older, b"")
+
+    def _fill(self, slot: int, data: bytes) -> None:
+        """Make ``data`` all that the slot's file holds, but for zeros after it."""
+        view = memoryview(data.ljust(self._used[slot], b"\0"))
+        self._used[slot], at = max(self._used[slot], len(data)), 0
+        while view:
+            written = os.pwrite(self._files[slot], view, at)
+            view, at = view[written:], at + written
+        self._used[slot] = len(data)
 
 
 def _read(file: int) -> tuple[int, bytes | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -322,68 +321,6 @@ def test_after_an_old_backup_the_device_sends_only_once_it_has_begun_again() -> 
     assert (opened.content, opened.continuity) == (b"4", Continuity.GAP)
     device.restart()
     assert alice["a"].seal(bob.id, [bob.roster], b"5", 1.0).seq == 4
-
-
-class Thief:
-    """Who has copied a device's whole state, with its key, and may do with it what it likes."""
-
-    def __init__(self, device: Device) -> None:
-        self.device = copy.deepcopy(device)
-        self.device.restart()
-
-    def opens(self, frame: Frame, sender: Person) -> bool:
-        """Whether any of the keys in the state opens it: what was seen of the stream is no lock."""
-        store = self.device.messenger._store
-        store.commit(dict.fromkeys(store.names(b"in/")))
-        before = self.device.storage.blob, self.device.witness.generation
-        try:
-            self.device.messenger.open(frame, sender.roster)
-        except (DecryptError, Replayed):
-            self.device.storage.blob, self.device.witness.generation = before
-            self.device.restart()
-            return False
-        return True
-
-
-def test_a_state_stolen_opens_nothing_from_before() -> None:
-    """Forward secrecy of whole messages, on the sender's and on the receiver's device."""
-    alice, bob, directory = pair()
-    connect(alice["a"], [bob], directory)
-    past: list[tuple[Frame, Person]] = []
-    for _ in range(4):
-        frame = alice["a"].seal(bob.id, [bob.roster], b"to Bob", 1.0)
-        assert Thief(bob.devices["b"]).opens(frame, alice), "before it was read: it has teeth"
-        bob["b"].open(frame, alice.roster)
-        past.append((frame, alice))
-        frame = bob["b"].seal(alice.id, [alice.roster], b"to Alice", 1.0)
-        alice["a"].open(frame, bob.roster)
-        past.append((frame, bob))
-    for frame, sender in past:
-        for device in (alice.devices["a"], bob.devices["b"]):
-            if device is not sender.devices[frame.device]:
-                assert not Thief(device).opens(frame, sender)
-    # Nor is a content key in the sender's state: what it sealed, it cannot open itself.
-    for frame, sender in past:
-        sealed = Envelope.decode(frame.ciphertext)
-        for wrapped in sealed.wraps.values():
-            assert wrapped.sealed not in (sender.devices[frame.device].storage.blob or b"")
-
-
-def test_after_one_round_trip_a_stolen_state_opens_nothing_new() -> None:
-    """Recovery: what the thief reads on with ends when both have written once more."""
-    alice, bob = established()
-    thief = Thief(bob.devices["b"])
-    frame = alice["a"].seal(bob.id, [bob.roster], b"still his", 1.0)
-    assert thief.opens(frame, alice), "it reads on at first: the test has teeth"
-    bob["b"].open(frame, alice.roster)
-    alice["a"].open(bob["b"].seal(alice.id, [alice.roster], b"an answer", 1.0), bob.roster)
-    for _ in range(3):
-        frame = alice["a"].seal(bob.id, [bob.roster], b"out of reach", 1.0)
-        assert not thief.opens(frame, alice)
-        bob["b"].open(frame, alice.roster)
-        answer = bob["b"].seal(alice.id, [alice.roster], b"and this", 1.0)
-        assert not Thief(bob.devices["b"]).opens(frame, alice)
-        alice["a"].open(answer, bob.roster)
 
 
 def test_a_spoilt_message_in_a_batch_uses_up_no_prekey_of_the_sound_one_after_it() -> None:

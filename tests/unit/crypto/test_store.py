@@ -187,25 +187,64 @@ def test_files_hold_a_device_for_one_process_and_its_owner_alone(tmp_path: Path)
         assert (again.get(b"a"), again.generation, again.rolled_back) == (b"3", 3, False)
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.iterdir()}
+
+
+def at_the_sync(slots: Slots, blob: bytes, folder: Path) -> dict[Path, bytes]:
+    """Write ``blob``; the files as they are when it is on the disk and nothing else is done yet."""
+    synced: dict[Path, bytes] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fdatasync", lambda _: synced.update(contents(folder)))
+        slots.write(blob)
+    return synced
+
+
 def test_a_write_cut_at_any_byte_leaves_the_blob_before_it(tmp_path: Path) -> None:
+    """Cut before the sync, the blob before is the newest; cut after it, the new one is."""
     slots = Slots(tmp_path / "state")
     for blob in (b"first", b"the second one", b"3rd"):
         slots.write(blob)
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    slots.write(b"the fourth, longer than any")
+    before = contents(tmp_path)
+    synced = at_the_sync(slots, b"the fourth, longer than any", tmp_path)
+    after = contents(tmp_path)
     slots.close()
-    (path,) = [path for path in before if path.read_bytes() != before[path]]
-    whole, old = path.read_bytes(), before[path]
-    for cut in range(len(whole)):
-        path.write_bytes(whole[:cut] + old[cut:])
-        with_cut = Slots(tmp_path / "state")
-        assert with_cut.read() == b"3rd"
-        with_cut.close()
-    path.write_bytes(whole)
+    for start, end, newest in (
+        (before, synced, b"3rd"),
+        (synced, after, b"the fourth, longer than any"),
+    ):
+        (path,) = [path for path in start if end[path] != start[path]]
+        for other in start:
+            other.write_bytes(start[other])
+        for cut in range(len(end[path])):
+            path.write_bytes(end[path][:cut] + start[path][cut:])
+            with_cut = Slots(tmp_path / "state")
+            assert with_cut.read() == newest
+            with_cut.close()
+        path.write_bytes(end[path])
     slots = Slots(tmp_path / "state")
     assert slots.read() == b"the fourth, longer than any"
     slots.write(b"5")
     assert slots.read() == b"5"
+    slots.close()
+
+
+def test_nothing_of_a_blob_stays_in_the_files_once_another_is_written(tmp_path: Path) -> None:
+    """Whatever their sizes, and though a crash had left one there."""
+    slots = Slots(tmp_path / "state")
+    for number, times in enumerate((40, 1, 300, 7, 500, 2, 2)):
+        slots.write(b"blob %d;" % number * times)
+        held = b"".join(contents(tmp_path).values())
+        assert [at for at in range(10) if b"blob %d;" % at in held] == [number]
+    crashed = at_the_sync(slots, b"blob 7;" * 90, tmp_path)
+    slots.close()
+    for path, data in crashed.items():
+        path.write_bytes(data)
+    assert b"blob 6;" in b"".join(crashed.values())
+    slots = Slots(tmp_path / "state")
+    slots.write(b"blob 8;")
+    held = b"".join(contents(tmp_path).values())
+    assert [at for at in range(10) if b"blob %d;" % at in held] == [8]
     slots.close()
 
 

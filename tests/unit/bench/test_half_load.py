@@ -68,12 +68,16 @@ async def test_a_server_that_stalls_makes_late_what_was_due_meanwhile() -> None:
 
 
 async def test_an_open_loop_ends_when_the_server_fails() -> None:
-    async def refuse(connection: ServerConnection) -> None:
-        await connection.send('{"type":"READY"}')
-        await connection.recv()
-        connection.transport.close()
+    connections: list[ServerConnection] = []
 
-    async with serve(refuse, "127.0.0.1", 0, compression=None) as server:
+    async def fail(connection: ServerConnection) -> None:
+        connections.append(connection)
+        await connection.send('{"type":"READY"}')
+        async for _ in connection:
+            for one in connections:
+                one.transport.close()
+
+    async with serve(fail, "127.0.0.1", 0, compression=None) as server:
         port = server.sockets[0].getsockname()[1]
         plan = Plan(port, [Pair("s", "r", receiver(0))], 1, 2, 1, per_second=0.001)
         with pytest.raises(RuntimeError, match="a connection was lost"):

@@ -278,9 +278,9 @@ def _object(raw: str | bytes) -> dict[str, Any]:
     """One JSON object that names no field twice. Raises MalformedFrame."""
     try:
         # orjson has a depth limit of its own; json recurses as deep as the process was set to
-        # allow, and some libraries set that beyond what the C stack holds.
+        # allow, and some libraries set that beyond what the C stack holds. It refuses NaN, too.
         orjson.loads(raw)
-        loose = json.loads(raw, object_pairs_hook=_pairs, parse_constant=_no_constant)
+        loose = json.loads(raw, object_pairs_hook=_pairs)
     except (ValueError, RecursionError):
         raise MalformedFrame("the frame is not one JSON object in UTF-8") from None
     if not isinstance(loose, dict):
@@ -335,10 +335,6 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) != len(pairs):
         raise MalformedFrame("the frame names a field twice")
     return fields
-
-
-def _no_constant(_: str) -> NoReturn:
-    raise MalformedFrame("the frame holds a number that JSON does not have")
 
 
 def _raise_invalid(error: msgspec.ValidationError) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plugins.secure_chat.core import envelope
 from plugins.secure_chat.core.envelope import (
     MAX_SEQ,
     ChatMessage,
@@ -171,6 +173,19 @@ def test_any_flipped_bit_is_a_mismatch(flipped: str) -> None:
         with pytest.raises(HashMismatch):
             validate(frame(**{flipped: b64(bytes(data))}), WALLET)
         data[bit >> 3] ^= 1 << (bit & 7)
+
+
+def test_the_hash_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare_digest(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return True
+
+    monkeypatch.setattr(envelope, "hmac", SimpleNamespace(compare_digest=compare_digest))
+    claimed, right = bytes(32), base64.b64decode(frame().hash)
+    assert validate(frame(hash=b64(claimed)), WALLET).size == 32  # nothing else compares it
+    assert compared == [(claimed, right)]
 
 
 @pytest.mark.parametrize("excess", [1, 2, 3, 1000])

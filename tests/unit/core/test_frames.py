@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from plugins.secure_chat.core.frames import (
     encode_frame,
     error_frame,
     parse_frame,
+    parse_object,
 )
 from plugins.secure_chat.core.records import Receipt
 from plugins.secure_chat.errors import InvalidMessage, MalformedFrame, Refusal
@@ -79,6 +81,25 @@ def test_any_bytes_are_a_frame_or_a_refusal(raw: str | bytes) -> None:
         parse_frame(raw)
     except (MalformedFrame, InvalidMessage):
         return
+
+
+@pytest.mark.parametrize("text", ["[" * 1_000_000, '{"a":' * 1_000_000])
+def test_depth_is_refused_under_any_recursion_limit(text: str) -> None:
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(10_000_000)
+    try:
+        with pytest.raises(MalformedFrame):
+            parse_frame(text)
+        with pytest.raises(MalformedFrame):
+            parse_object(text.encode(), Ping)
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def test_text_that_has_no_utf_8_is_malformed() -> None:
+    """No transport of ours hands such text on; another server's may."""
+    with pytest.raises(MalformedFrame):
+        parse_frame('{"type":"\ud800"}')
 
 
 @given(st.sampled_from(sorted(message("b", 1))), JSON)

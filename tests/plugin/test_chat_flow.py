@@ -15,6 +15,7 @@ import pytest
 from plugins.secure_chat import runtime, service
 from plugins.secure_chat.core.records import Receipt
 from plugins.secure_chat.ledger.port import JournalLedger
+from plugins.secure_chat.mailbox.store import Mailbox
 from plugins.secure_chat.transport import corked_protocol
 from plugins.secure_chat.transport.socket import MAX_LIMITED
 from tests.plugin.chat_server import (
@@ -215,6 +216,7 @@ def test_while_too_much_is_unanswered_nothing_more_is_read(
         return await commit(ledger, *what)
 
     monkeypatch.setattr(JournalLedger, "commit", held)
+    assert service.MAX_UNANSWERED == 32 << 20
     monkeypatch.setattr(service, "MAX_UNANSWERED", 1)
     with chat_server(tmp_path) as server, ThreadPoolExecutor(1) as caller:
         raw = RawSocket(server, ALICE)
@@ -265,6 +267,7 @@ def test_a_peer_that_does_not_read_is_closed_4408_and_loses_nothing(
 def test_a_peer_that_never_reads_is_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert corked_protocol.LINGER_SECONDS == 5.0
     monkeypatch.setattr(corked_protocol, "LINGER_SECONDS", 0.0)
     with chat_server(tmp_path, outbox_bytes=1 << 16) as server:
         stalled = RawSocket(server, BOB)
@@ -381,6 +384,38 @@ def test_stopping_answers_all_that_was_taken_before_it_closes_1012(
             assert code == 1012
             assert not_yet_known.closed() == ([], 1012)
         assert posted.result().status_code == 201
+
+
+def test_stopping_keeps_a_receipt_that_was_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_read = threading.Event(), threading.Event()
+    parties = Mailbox.parties
+
+    def held(mailbox: Mailbox, position: int) -> tuple[str, str] | None:
+        begun.set()
+        may_read.wait(WAIT)
+        return parties(mailbox, position)
+
+    with (
+        chat_server(tmp_path) as server,
+        server.peer(ALICE) as alice,
+        server.peer(BOB) as bob,
+    ):
+        position = alice.ask(message(BOB, 1))["position"]
+        assert bob.receive()["position"] == position
+        monkeypatch.setattr(Mailbox, "parties", held)
+        bob.send({"type": "RECEIPT", "kind": "read", "position": position})
+        assert begun.wait(WAIT)
+        server.stop()
+        assert alice.closed() == ([], 1012)
+        with pytest.raises(TimeoutError):  # not before what it asked for is done
+            bob.connection.recv(timeout=0.3)
+        may_read.set()
+        assert bob.closed() == ([], 1012)
+    with chat_server(tmp_path) as server, server.peer(ALICE) as alice:
+        alice.send({"type": "RESUME", "after": 0})
+        assert [f["kind"] for f in alice.until("RESUMED") if f["type"] == "RECEIPT"] == ["read"]
 
 
 def test_stopping_commits_what_is_in_flight_and_closes_1012(tmp_path: Path) -> None:

@@ -131,8 +131,8 @@ def test_a_message_without_signature_is_logged_with_an_empty_one(server: ChatSer
 def test_every_socket_of_the_recipient_and_the_senders_others_get_the_message(
     server: ChatServer,
 ) -> None:
-    given = {"ts": 12, "signature": "A" * 86 + "==", "cids": ["bafkrei" + "a" * 52]}
-    sent = message(BOB, 1, device="fanout", **given)
+    cids = ["bafkrei" + "a" * 52]
+    sent = message(BOB, 1, device="fanout", ts=12, signature="A" * 86 + "==", cids=cids)
     with (
         server.peer(ALICE) as alice,
         server.peer(ALICE) as tablet,

@@ -170,6 +170,15 @@ def test_storing_again_replaces_what_stood_at_the_positions(mailbox: Mailbox) ->
     assert [w.position for w in mailbox.missed("bob", 0)] == [1, 2]
 
 
+def test_ciphertext_that_comes_back_to_an_old_place_sets_no_stream_back(mailbox: Mailbox) -> None:
+    mailbox.rebuild([stored(p, AB, p, frame=None) for p in (1, 2, 3)], checkpoint(3))
+    mailbox.store([stored(1, AB, 1)])
+    assert mailbox.last_seq(AB) == 3
+    assert [thread.position for thread in mailbox.threads("bob")] == [3]
+    assert mailbox.missed("bob", 0) == [frame(1), Waiting(2, None), Waiting(3, None)]
+    assert mailbox.missed("bob", 2) == [Waiting(3, None)]
+
+
 def test_expired_ciphertext_is_gone_and_its_place_is_told(mailbox: Mailbox) -> None:
     mailbox.store(conversation())
     assert mailbox.expire(receipt(3).timestamp) == 2

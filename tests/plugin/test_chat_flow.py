@@ -15,7 +15,7 @@ import pytest
 from plugins.secure_chat import runtime, service
 from plugins.secure_chat.core.records import Receipt
 from plugins.secure_chat.ledger.port import JournalLedger
-from plugins.secure_chat.mailbox.store import Mailbox
+from plugins.secure_chat.mailbox.store import Mailbox, Waiting
 from plugins.secure_chat.transport import corked_protocol
 from plugins.secure_chat.transport.socket import MAX_LIMITED
 from tests.plugin.chat_server import (
@@ -96,6 +96,30 @@ def test_resume_under_concurrent_sends_has_no_gap_and_no_duplicate(server: ChatS
     assert ordered == sorted(set(ordered))
     expected = {(sender, seq) for sender in senders for seq in range(1, PER_SENDER + 1)}
     assert {(sender, seq) for _, sender, seq in received[replay:]} == expected
+
+
+def test_what_is_committed_while_a_page_is_read_is_in_the_replay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, may_go_on = threading.Event(), threading.Event()
+    missed = Mailbox.missed
+
+    def held(mailbox: Mailbox, wallet: str, after: int) -> list[Waiting]:
+        page = missed(mailbox, wallet, after)
+        read.set()
+        may_go_on.wait(WAIT)
+        return page
+
+    with chat_server(tmp_path) as server, server.peer(ALICE) as alice, server.peer(BOB) as bob:
+        monkeypatch.setattr(Mailbox, "missed", held)
+        bob.send({"type": "RESUME", "after": 0})
+        assert read.wait(WAIT)  # it found nothing
+        assert alice.ask(message(BOB, 1))["position"] == 1
+        may_go_on.set()
+        replayed, resumed = bob.receive(), bob.receive()
+        assert (replayed["type"], replayed["position"]) == ("CHAT_MESSAGE", 1)
+        assert resumed == {"type": "RESUMED", "position": 1, "complete": True}
+        assert bob.silent()
 
 
 def test_a_second_resume_waits_for_the_first(server: ChatServer) -> None:

@@ -163,6 +163,7 @@ def test_the_documents_steps_word_for_word_make_a_foreign_application_chat(
             ack = alice.ask(sealed_frame(recipient="user_bob", seq=1))
             assert (ack["type"], ack["position"]) == ("ACK", 1)
             assert bob.receive()["sender"] == "user_alice"
+            assert alice.connection.response is not None
             assert "permessage-deflate" not in str(alice.connection.response.headers)
     path = tmp_path / "genesis_ledger.jsonl"
     assert audit_ledger(path).sound

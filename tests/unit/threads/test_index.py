@@ -105,6 +105,18 @@ def seen(mailbox: Mailbox) -> object:
     )
 
 
+@pytest.mark.parametrize(
+    ("end", "alice", "bob"), [(0, 0, 0), (1, 1, 1), (4, 2, 2), (5, 5, 2), (6, 5, 6), (99, 7, 7)]
+)
+def test_the_list_of_conversations_is_as_of_a_position(
+    mailbox: Mailbox, end: int, alice: int, bob: int
+) -> None:
+    fill(mailbox)
+    for wallet, position in (("alice", alice), ("bob", bob)):
+        found = [(one.peer, one.position) for one in mailbox.threads(wallet, end=end)]
+        assert found == ([(T, position)] if position else [])
+
+
 def test_what_a_wallet_gets_of_a_thread_is_what_was_written_while_it_was_in_it(
     mailbox: Mailbox,
 ) -> None:

@@ -106,7 +106,8 @@ def seen(mailbox: Mailbox) -> object:
 
 
 @pytest.mark.parametrize(
-    ("end", "alice", "bob"), [(0, 0, 0), (1, 1, 1), (4, 2, 2), (5, 5, 2), (6, 5, 6), (99, 7, 7)]
+    ("end", "alice", "bob"),
+    [(0, 0, 0), (1, 1, 1), (2, 2, 2), (4, 3, 3), (5, 5, 3), (6, 5, 6), (99, 7, 7)],
 )
 def test_the_list_of_conversations_is_as_of_a_position(
     mailbox: Mailbox, end: int, alice: int, bob: int

@@ -191,6 +191,16 @@ def test_the_responder_cannot_send_first() -> None:
         b.encrypt(b"x", AD, os.urandom)
 
 
+def test_a_chain_ends_with_the_last_number_that_a_header_can_hold() -> None:
+    a, _ = start()
+    _, a = send(a)
+    last = replace(a, sent=ratchet.MAX_COUNTER - 1)
+    (header, _), used_up = send(last)
+    assert header.number == ratchet.MAX_COUNTER - 1
+    with pytest.raises(Refused):
+        send(used_up)
+
+
 def test_a_state_used_twice_meets_no_key_and_nonce_twice() -> None:
     """A10, below the store: the same message key with other data gives another AEAD key."""
     key = os.urandom(32)

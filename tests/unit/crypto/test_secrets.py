@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 import plugins.secure_chat.crypto as package
-from plugins.secure_chat.crypto import attachments
+from plugins.secure_chat.crypto import attachments, primitives
 from plugins.secure_chat.crypto.errors import CryptoError
 from plugins.secure_chat.crypto.frame import Frame
 from plugins.secure_chat.crypto.messenger import Message
+from plugins.secure_chat.crypto.pqxdh import Agreement
 from plugins.secure_chat.crypto.prekeys import Kind, PrekeySecret
+from plugins.secure_chat.crypto.ratchet import Ratchet
 from tests.unit.crypto.people import connect, pair
 
 
@@ -47,6 +49,24 @@ def test_no_value_shows_the_secrets_it_holds() -> None:
     ]
     for value, secret in values:
         assert not shows(value, secret), type(value)
+
+
+def test_no_ratchet_and_no_agreement_shows_a_key() -> None:
+    """Of a side that has sent, has received, and keeps the key of a message that is missing."""
+    root, signed = os.urandom(32), os.urandom(32)
+    one = Ratchet.initiator(root, primitives.x25519_public(signed))
+    other = Ratchet.responder(root, signed)
+    _, _, one = one.encrypt(b"lost", b"", os.urandom)
+    header, sealed, one = one.encrypt(b"taken", b"", os.urandom)
+    _, other = other.decrypt(header, sealed, b"")
+    _, _, other = other.encrypt(b"an answer", b"", os.urandom)
+    secrets = [other.root, other.private, other.sending, other.receiving]
+    secrets += [key for _, _, key in other.skipped]
+    assert len(secrets) == 5
+    for secret in secrets:
+        assert secret
+        assert not shows(other, secret)
+    assert not shows(Agreement(bytes(32), root), root)
 
 
 def test_errors_say_what_is_wrong_and_quote_nothing() -> None:

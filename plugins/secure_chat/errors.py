@@ -14,7 +14,8 @@
     │   ├── RateLimited             rate_limited         (retry_after)
     │   └── Unauthorized            unauthorized
     ├── LedgerUnavailable           ledger_unavailable   (retry_after): ours; nothing was taken
-    │   └── OutcomeUnknown          the commit may have happened; the writer stops, recovery decides
+    │   ├── OutcomeUnknown          the commit may have happened; the writer stops, recovery decides
+    │   └── NotStored               it was logged, and the mailbox lacks it yet (receipt)
     ├── LedgerError                 the ledger file cannot be used as it is
     │   ├── LedgerBroken            a record does not verify (line, reason)
     │   ├── LedgerLocked            another process writes it
@@ -36,7 +37,10 @@ Texts say what is wrong and what to do. They never carry user data, tokens or me
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from plugins.secure_chat.core.records import Receipt
 
 
 class Code(StrEnum):
@@ -190,6 +194,14 @@ class LedgerUnavailable(SecureChatError):
 
 class OutcomeUnknown(LedgerUnavailable):
     """A write or sync failed half way. The writer has stopped; recovery at start-up decides."""
+
+
+class NotStored(LedgerUnavailable):
+    """It is in the ledger, for good, and the mailbox gets it when it can be written again."""
+
+    def __init__(self, detail: str, receipt: Receipt) -> None:
+        super().__init__(detail)
+        self.receipt = receipt
 
 
 class LedgerError(SecureChatError):

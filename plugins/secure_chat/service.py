@@ -13,6 +13,7 @@ Sockets and REST are shells that call ``submit``; here is no transport.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -33,8 +34,11 @@ from plugins.secure_chat.core.message_event import from_envelope
 from plugins.secure_chat.core.records import EventDraft, Receipt
 from plugins.secure_chat.core.sequence import Duplicate, Logged, Stream, decide
 from plugins.secure_chat.errors import (
+    Code,
     LedgerUnavailable,
     NotAMember,
+    NotStored,
+    OutcomeUnknown,
     Refusal,
 )
 from plugins.secure_chat.hub import Hub, Outbox
@@ -52,6 +56,7 @@ ENOUGH: Final = (
 )
 MAX_STREAMS: Final = 100_000  # last sequence numbers kept in memory; others are read again
 MAX_UNANSWERED: Final = 32 << 20  # bytes of ciphertext that are not answered: bounds memory
+MEND_SECONDS: Final = 1.0  # between two attempts at a mailbox that could not be written
 CHECKPOINT_EVERY: Final = 10_000  # records between two saved checkpoints: bounds start-up work
 
 Outcome = Ack | Refusal | LedgerUnavailable
@@ -108,7 +113,14 @@ class _Event:
     decide: Callable[[], EventDraft]
     apply: Callable[[Receipt], None]
     store: Callable[[Receipt], None]
+    look: Callable[[], None] | None
     done: asyncio.Future[Receipt]
+
+
+class _NothingToLog(Refusal):
+    """Of an event that is there to have the mailbox mended in its turn."""
+
+    code = Code.INTERNAL
 
 
 class Committed(msgspec.Struct, frozen=True, gc=False):
@@ -175,6 +187,7 @@ class ChatService:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="mailbox-writer")
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="mailbox-reader")
         self._tasks: list[asyncio.Task[None]] = []
+        self._mending: asyncio.Task[None] | None = None
         self._draining = False
         self._saved_position = self.delivered_position
         # What the mailbox still has to do before the next commit, when it could not be written.
@@ -200,7 +213,7 @@ class ChatService:
         """Refuse new messages, commit what is in the pool, and stop."""
         self._draining = True
         await self.drained()
-        for task in self._tasks:
+        for task in (*self._tasks, *([] if self._mending is None else [self._mending])):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.ledger.stopped is None and await self._mend_mailbox() is None:
@@ -278,6 +291,7 @@ class ChatService:
         decide: Callable[[], EventDraft],
         apply: Callable[[Receipt], None],
         store: Callable[[Receipt], None] = lambda _receipt: None,
+        look: Callable[[], None] | None = None,
     ) -> Receipt:
         """Commit an event that is no message, in one order with the messages.
 
@@ -286,14 +300,15 @@ class ChatService:
         before anything behind it is decided on. Both run on the event loop and must be quick.
         ``store`` writes the event's rows to the mailbox, in its one writer thread, while the ledger
         syncs. What it wrote must go with ``Mailbox.drop_after`` when the ledger refuses; when it
-        raises LedgerUnavailable after the event was logged, so does this, and it is called again
-        before anything else is committed.
-        Raises LedgerUnavailable.
+        raises LedgerUnavailable after the event was logged, this raises NotStored, and it is called
+        again before anything else is committed. ``look`` reads in the mailbox what ``decide`` needs
+        of it, just before, in a reader thread; all that came before is there then.
+        Raises LedgerUnavailable: nothing was logged; OutcomeUnknown; NotStored.
         """
         if self._draining:
             raise LedgerUnavailable("the server is shutting down; try again", 1.0)
         done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self._pool.append(_Event(decide, apply, store, done))
+        self._pool.append(_Event(decide, apply, store, look, done))
         self._idle.clear()
         self._wake.set()
         # Who stops waiting does not take the event back.
@@ -377,16 +392,21 @@ class ChatService:
     async def _log(self, event: _Event) -> None:
         """Commit one event alone: the next in the pool may depend on it."""
         await self._unsettled.join()
+        before = self.ledger.checkpoint
         try:
             not_mended = await self._mend_mailbox()
             if not_mended is not None:
                 raise not_mended
+            if event.look is not None:
+                await self.read(event.look)
             receipt = await self._commit_event(event)
         except (Refusal, LedgerUnavailable) as refused:
             event.done.set_exception(refused)
         except Exception:
             log.exception("sequencer.failed events=1")
-            event.done.set_exception(LedgerUnavailable("internal failure; try again"))
+            nothing = self.ledger.checkpoint == before
+            failure = LedgerUnavailable if nothing else OutcomeUnknown
+            event.done.set_exception(failure("internal failure; try again"))
         else:
             event.done.set_result(receipt)
 
@@ -411,7 +431,8 @@ class ChatService:
         self._tell_observers([draft], [receipt])
         if not_stored is not None:
             self._unstored_event = (event, receipt)
-            raise not_stored
+            self._mend_soon()
+            raise NotStored(not_stored.detail, receipt)
         self._apply_event(event, receipt)
         await self._save_checkpoint()
         return receipt
@@ -574,6 +595,7 @@ class ChatService:
             # decided before the mailbox has it; after a crash the retry brings it again.
             self._unstored += group.stored
             self._forget(group)
+            self._mend_soon()
             group.refuse(group.not_stored)
             return
         self._settled(group)
@@ -642,6 +664,17 @@ class ChatService:
             return error
         return None
 
+    def _mend_soon(self) -> None:
+        """Have the mailbox mended also when nobody writes: what was logged is to be seen."""
+        if self._mending is None or self._mending.done():
+            self._mending = asyncio.create_task(self._mend_until_level(), name="mailbox-mender")
+
+    async def _mend_until_level(self) -> None:
+        while self._is_behind():
+            await asyncio.sleep(MEND_SECONDS)
+            with contextlib.suppress(LedgerUnavailable, _NothingToLog):
+                await self.log(_nothing_to_log, lambda _receipt: None)
+
     def _checkpoint_is_due(self) -> bool:
         return self.ledger.checkpoint.head.position - self._saved_position >= CHECKPOINT_EVERY
 
@@ -658,6 +691,10 @@ class ChatService:
 
     async def _in(self, executor: ThreadPoolExecutor, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(executor, call)
+
+
+def _nothing_to_log() -> EventDraft:
+    raise _NothingToLog("there is nothing to log")
 
 
 def _refuse_for_a_defect(items: list[_Item]) -> None:

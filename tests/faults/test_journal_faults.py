@@ -14,7 +14,7 @@ import pytest
 
 from plugins.secure_chat.audit import audit_ledger
 from plugins.secure_chat.core.records import EventDraft, Receipt
-from plugins.secure_chat.errors import LedgerLocked, OutcomeUnknown
+from plugins.secure_chat.errors import LedgerLocked, LedgerUnavailable, OutcomeUnknown
 from plugins.secure_chat.ledger.file import AppendFile
 from plugins.secure_chat.ledger.journal import Journal
 
@@ -111,8 +111,9 @@ def test_f3_a_write_or_sync_that_fails_once_is_never_acknowledged(
     with pytest.raises(OutcomeUnknown, match="restart"):
         journal.append(draft(nth - 1))
     # The disk is well again, but nobody knows what it holds: nothing more is taken.
-    with pytest.raises(OutcomeUnknown):
+    with pytest.raises(LedgerUnavailable) as refused:
         journal.append(draft(99))
+    assert type(refused.value) is LedgerUnavailable  # it is known that this one is not there
     assert journal.stopped is not None
     assert journal.head.position == len(acknowledged)
     journal.close()
@@ -137,11 +138,12 @@ def test_f3_all_that_was_staged_behind_the_failure_fails_with_it(tmp_path: Path)
     try:
         for number in range(200):
             staged.append(journal.stage([draft(number)]))
-    except OutcomeUnknown:
+    except LedgerUnavailable:
         pass  # the writer was quicker
     for one in staged:
-        with pytest.raises(OutcomeUnknown):
+        with pytest.raises(LedgerUnavailable):
             one.durable.result(10)
+    assert isinstance(staged[0].durable.exception(), OutcomeUnknown)
     journal.close()
 
 
@@ -161,7 +163,7 @@ def test_f3_a_full_disk_that_cannot_be_cut_back_stops_the_writer(tmp_path: Path)
     journal = Journal.open(path, open_file=CannotCut)
     with pytest.raises(OutcomeUnknown):
         journal.append(draft(1))
-    with pytest.raises(OutcomeUnknown):
+    with pytest.raises(LedgerUnavailable):
         journal.append(draft(2))
     journal.close()
     assert numbers(path) == []

@@ -11,12 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from plugins.secure_chat import service as service_module
 from plugins.secure_chat.admission import Audience, SignatureCheck
 from plugins.secure_chat.core.envelope import Envelope, message_hash
 from plugins.secure_chat.core.frames import Ack
 from plugins.secure_chat.core.identity_event import IdentityEvent, StatementKind
 from plugins.secure_chat.core.records import EventDraft, Receipt
-from plugins.secure_chat.errors import BadSignature, LedgerUnavailable, NotAMember, Refusal
+from plugins.secure_chat.errors import (
+    BadSignature,
+    LedgerUnavailable,
+    NotAMember,
+    NotStored,
+    Refusal,
+)
 from plugins.secure_chat.hub import Outbox
 from plugins.secure_chat.ledger.journal import Journal
 from plugins.secure_chat.ledger.port import JournalLedger
@@ -228,7 +235,7 @@ async def test_an_events_rows_are_stored_before_it_is_applied(tmp_path: Path) ->
 
 
 async def test_an_event_logged_and_not_stored_is_stored_and_applied_before_anything_else(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
     full = [True, True]
@@ -241,9 +248,11 @@ async def test_an_event_logged_and_not_stored_is_stored_and_applied_before_anyth
     def apply(receipt: Receipt) -> None:
         steps.append(f"applied {receipt.position}")
 
+    monkeypatch.setattr(service_module, "MEND_SECONDS", 3600)
     async with running(tmp_path) as (service, journal):
-        with pytest.raises(LedgerUnavailable, match="the disk is full"):
+        with pytest.raises(NotStored, match="the disk is full") as logged:
             await service.log(lambda: event("created"), apply, store)
+        assert logged.value.receipt.position == 1
         assert journal.head.position == 1
         assert steps == []
         with pytest.raises(LedgerUnavailable, match="the disk is full"):

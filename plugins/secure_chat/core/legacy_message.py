@@ -14,7 +14,7 @@ from typing import Any, Final
 from plugins.secure_chat.core.identifiers import IDENTIFIER, canonical
 from plugins.secure_chat.core.provenance import HEX_DIGEST, KEYS, Provenance, provenance_of
 from plugins.secure_chat.core.records import EventDraft, MalformedEvent, Record
-from plugins.secure_chat.core.thread import is_thread
+from plugins.secure_chat.core.thread import is_thread, labelled_hash
 from plugins.secure_chat.errors import InvalidMessage
 
 LEGACY_MESSAGE: Final = "LEGACY_MESSAGE"
@@ -23,6 +23,7 @@ MAX_TYPE: Final = 128  # characters of content_type and message_type
 MAX_ID: Final = 256
 CONTENT_HASH: Final = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 
+_KEY_LABEL: Final = b"atlas/secure-chat/v2/legacy-message-key"
 _REQUIRED: Final = frozenset(("thread", "content_type", "message_type"))
 _OPTIONAL: Final = frozenset(("content_hash", "cid", "size", "details", "id"))
 
@@ -32,7 +33,8 @@ class LegacyMessage:
     """What is logged of one message.
 
     ``content``: the hash in hex as it was given, or the CID of an import that has no hash.
-    ``size``: bytes; None when an import does not say. ``id``: an import's; else the event's.
+    ``size``: bytes; None when an import does not say. ``id``: an import's, or that of a request's
+    key; else it is the event's.
     """
 
     sender: str
@@ -59,6 +61,15 @@ class LegacyMessage:
         if self.provenance is not None:
             metadata |= self.provenance._asdict()
         return EventDraft(LEGACY_MESSAGE, self.sender, metadata)
+
+
+def keyed_message_id(key: str, wallet: str, thread: str, content: str) -> str:
+    """The id of what ``wallet`` posts under a key of its own: the same at every try.
+
+    Another content is another message, so a key that is used again by mistake loses nothing.
+    """
+    parts = (key, wallet, thread, content)
+    return f"message_{labelled_hash(_KEY_LABEL, *(part.encode() for part in parts))[:32]}"
 
 
 def from_record(record: Record) -> LegacyMessage:

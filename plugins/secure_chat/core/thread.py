@@ -84,12 +84,13 @@ def keyed_thread_id(key: str, wallet: str, members: Sequence[str]) -> str:
 
     Other members make another thread, so a key that is used again by mistake leads to no strangers.
     """
-    return f"thread_{_hash(_KEY_LABEL, *(part.encode() for part in (key, wallet, *members)))[:32]}"
+    parts = (key, wallet, *members)
+    return f"thread_{labelled_hash(_KEY_LABEL, *(part.encode() for part in parts))[:32]}"
 
 
 def legacy_thread_id(legacy: str) -> str:
     """The id of a thread that had another one before: the same at every import."""
-    return f"thread_{_hash(_LEGACY_LABEL, legacy.encode())[:32]}"
+    return f"thread_{labelled_hash(_LEGACY_LABEL, legacy.encode())[:32]}"
 
 
 def details_body(title: str | None, metadata: Mapping[str, Any]) -> bytes:
@@ -103,10 +104,11 @@ def details_hash(salt: bytes, body: bytes) -> str:
     """What the ledger has of ``body``. The salt keeps a short title from being guessed."""
     if len(salt) != SALT_SIZE:
         raise ValueError("a salt has 16 bytes")
-    return _hash(_DETAILS_LABEL, salt, body)
+    return labelled_hash(_DETAILS_LABEL, salt, body)
 
 
-def _hash(*parts: bytes) -> str:
+def labelled_hash(*parts: bytes) -> str:
+    """SHA-256 in hex over ``parts``, a label first, each with its length before it."""
     return hashlib.sha256(
         b"".join(len(part).to_bytes(4, "big") + part for part in parts)
     ).hexdigest()

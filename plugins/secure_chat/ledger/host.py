@@ -66,7 +66,7 @@ class HostLedger:
     async def commit(self, drafts: Sequence[EventDraft], alongside: Alongside) -> list[Receipt]:
         async with self._one_at_a_time:
             if self._stopped is not None:
-                raise OutcomeUnknown(self._stopped)
+                raise LedgerUnavailable(self._stopped)
             try:
                 hashes = [await self._append(draft) for draft in drafts]
                 found = await asyncio.to_thread(self._read_back)

@@ -181,7 +181,7 @@ class Journal:
         lines: list[bytes] = []
         with self._wake:
             if self._stopped is not None:
-                raise OutcomeUnknown(self._stopped)
+                raise LedgerUnavailable(self._stopped)
             if self._closing:
                 raise LedgerUnavailable("the ledger is closing")
             written_at = timestamp(self._dialect.family, self._clock())
@@ -293,13 +293,16 @@ class Journal:
         _refuse(groups, LedgerUnavailable(f"the ledger's disk is full: {error.strerror}"))
 
     def _stop(self, groups: list[_Group], why: str) -> None:
-        """Refuse ``groups``, all that is staged behind them on the same chain, and all to come."""
+        """Refuse ``groups``, all that is staged behind them on the same chain, and all to come.
+
+        What became of ``groups`` is not known; the others were never written.
+        """
         with self._wake:
-            groups = groups + self._waiting
-            self._waiting = []
+            waiting, self._waiting = self._waiting, []
             self._stopped = self._stopped or f"the ledger stopped: {why}"
         log.critical("ledger.stopped position=%d reason=%s", self._durable.head.position, why)
         _refuse(groups, OutcomeUnknown(self._stopped))
+        _refuse(waiting, LedgerUnavailable(self._stopped))
 
 
 def _failed(error: OSError) -> str:

@@ -37,10 +37,11 @@ class LegacyAnswers:
         self._threads = threads
 
     async def create(self, wallet: str, new: NewThread, key: str | None) -> Thread:
-        state = await self._threads.create(
-            wallet, new.participants, new.title, new.metadata or {}, "participants", key
+        return _thread(
+            await self._threads.create(
+                wallet, new.participants, new.title, new.metadata or {}, "participants", key
+            )
         )
-        return _thread((await self._threads.views([state]))[0])
 
     async def list_threads(self, wallet: str, limit: int, offset: int) -> ThreadList:
         mailbox, end = self._service.mailbox, self._service.delivered_position
@@ -63,9 +64,9 @@ class LegacyAnswers:
         event_id = await self._service.read(lambda: mailbox.event_id(position))
         return StatusChange(transaction_id=event_id)
 
-    async def post(self, wallet: str, new: NewMessage) -> Message:
+    async def post(self, wallet: str, new: NewMessage, key: str | None) -> Message:
         state = await self._find(new.thread_id)
-        receipt = await self._threads.post(
+        written = await self._threads.post(
             wallet,
             state.id,
             new.content_hash,
@@ -73,17 +74,9 @@ class LegacyAnswers:
             new.content_type,
             new.message_type,
             new.metadata or {},
+            key,
         )
-        return Message(
-            message_id=receipt.event_id,
-            thread_id=shown_id(state),
-            sender_id=wallet,
-            content_hash=new.content_hash,
-            content_size=new.content_size,
-            timestamp=receipt.timestamp,
-            message_type=new.message_type,
-            transaction_id=receipt.event_id,
-        )
+        return _message(shown_id(state), written)
 
     async def messages(
         self, wallet: str, shown: str, limit: int, before: str | None

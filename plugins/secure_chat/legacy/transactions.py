@@ -55,6 +55,7 @@ class Mirror:
         self._service = service
         self._transactions = transactions
         self._cursor = 0  # what the mailbox has up to here is there
+        self._due = 0  # the position of the last event of threads
         self._appending = threading.Lock()  # a task that is cancelled leaves its thread at work
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -100,7 +101,9 @@ class Mirror:
             pass
 
     def _committed(self, events: Sequence[Committed]) -> None:
-        if any(_is_of_threads(event) for event in events):
+        due = [event.receipt.position for event in events if _is_of_threads(event)]
+        if due:
+            self._due = due[-1]
             self._wake.set()
 
     async def _catch_up_when_woken(self) -> None:
@@ -109,8 +112,11 @@ class Mirror:
             self._wake.clear()
             try:
                 await self.catch_up()
+                caught_up = self._due <= self._service.delivered_position
             except Exception as error:  # noqa: BLE001 (the chat goes on; it is tried again)
                 log.error("legacy.not_mirrored error=%s", type(error).__name__)
+                caught_up = False
+            if not caught_up:  # the mailbox may lack what was logged
                 self._wake.set()
                 await asyncio.sleep(RETRY_SECONDS)
 

@@ -468,6 +468,11 @@ class Mailbox:
         with self.reading() as connection:
             return index.by_legacy_id(connection, legacy)
 
+    def posted(self, message: str) -> index.Written | None:
+        """What was posted here by the legacy contract with an id."""
+        with self.reading() as connection:
+            return index.posted(connection, message)
+
     def threads_of(
         self, wallet: str, *, end: int, limit: int, offset: int
     ) -> tuple[list[GroupThread], int]:

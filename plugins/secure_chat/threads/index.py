@@ -254,6 +254,18 @@ def by_legacy_id(connection: Connection, legacy: str) -> str | None:
     )
 
 
+def posted(connection: Connection, message: str) -> Written | None:
+    """The message of the legacy contract with an id, unless it was imported."""
+    row = connection.execute(
+        select(thread_messages).where(
+            thread_messages.c.id == message,
+            thread_messages.c.message_type.is_not(None),
+            thread_messages.c.origin.is_(None),
+        )
+    ).first()
+    return None if row is None else _written(row)
+
+
 def beginnings(connection: Connection, ids: Iterable[str]) -> dict[str, Beginning]:
     """The event that created each of ``ids``."""
     found: dict[str, Beginning] = {}

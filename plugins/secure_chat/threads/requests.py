@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from plugins.secure_chat.core.frames import ThreadNotice, encode_frame
 from plugins.secure_chat.core.identifiers import canonical
-from plugins.secure_chat.core.legacy_message import LegacyMessage
+from plugins.secure_chat.core.legacy_message import LegacyMessage, keyed_message_id
 from plugins.secure_chat.core.records import EventDraft, Receipt, Record
 from plugins.secure_chat.core.thread import (
     MAX_PARTICIPANTS,
@@ -29,14 +29,22 @@ from plugins.secure_chat.core.thread import (
     check,
     details_body,
     details_hash,
+    fold,
     is_thread,
     keyed_thread_id,
     require_member,
     thread_id,
 )
-from plugins.secure_chat.errors import InvalidMessage, MessageTooLarge, NotAMember, Refusal
+from plugins.secure_chat.errors import (
+    InvalidMessage,
+    MessageTooLarge,
+    NotAMember,
+    NotStored,
+    Refusal,
+)
 from plugins.secure_chat.service import ChatService
 from plugins.secure_chat.threads.book import ThreadBook
+from plugins.secure_chat.threads.index import Written
 
 KEY_HEADER: Final = "Idempotency-Key"
 MAX_KEY: Final = 128
@@ -106,11 +114,12 @@ class Threads:
         metadata: Mapping[str, Any],
         field: str = "members",
         key: str | None = None,
-    ) -> Thread:
+    ) -> ThreadView:
         """Begin a thread of ``wallet`` and ``members``, 1 to 100 of them.
 
         ``field``: what the request calls them. ``key``: the caller's own name for the request; with
-        the same key and members the thread that is there already is given.
+        the same key and members the thread that is there already is given. What is logged is
+        answered also while the mailbox cannot be written.
         """
         names = _wallets(members, field)
         if wallet not in names:
@@ -118,12 +127,15 @@ class Threads:
         if key is None:
             thread = thread_id(os.urandom(16))
         else:
-            _check_key(key)
-            thread = keyed_thread_id(key, wallet, names)
+            thread = keyed_thread_id(_checked(key), wallet, names)
         details = await self._keep(title, metadata)
         event = ThreadEvent(Change.CREATED, thread, wallet, tuple(names), details=details)
-
-        return await self._change(thread, lambda state: event if state is None else None)
+        try:
+            state = await self._change(thread, lambda state: event if state is None else None)
+        except NotStored as logged:
+            state = fold(None, event, logged.receipt.position)
+            return ThreadView(state, title, dict(metadata), logged.receipt.timestamp)
+        return (await self.views([state]))[0]
 
     async def add(self, wallet: str, thread: str, members: Sequence[str]) -> Thread:
         """Take ``members`` in, those who are in it already excepted."""
@@ -166,20 +178,56 @@ class Threads:
         content_type: str,
         message_type: str,
         metadata: Mapping[str, Any],
-    ) -> Receipt:
-        """Log a message of the legacy contract: a hash of content that is elsewhere."""
+        key: str | None = None,
+    ) -> Written:
+        """Log a message of the legacy contract: a hash of content that is elsewhere.
+
+        ``key``: the caller's own name for the request; with the same key, thread and hash the
+        message that is there already is given. What is logged is answered also while the mailbox
+        cannot be written. Raises OutcomeUnknown when it is not known whether it was logged.
+        """
+        known = (
+            None if key is None else keyed_message_id(_checked(key), wallet, thread, content_hash)
+        )
         details = await self._keep(None, metadata)
         message = LegacyMessage(
-            wallet, thread, content_hash, size, content_type, message_type, details
+            wallet, thread, content_hash, size, content_type, message_type, details, known
         )
+        found: Written | None = None
+
+        def look() -> None:
+            nonlocal found
+            found = None if known is None else self._service.mailbox.posted(known)
 
         def decide() -> EventDraft:
             admit(self._book.get(thread), wallet)
+            if found is not None:
+                raise _Unchanged("it is there already")
             return message.draft()
 
         with self._book.holding(thread):
             await self.find(thread)
-            return await self._service.log(decide, lambda _: None, self._storing(message.draft()))
+            try:
+                receipt = await self._service.log(
+                    decide, lambda _: None, self._storing(message.draft()), look
+                )
+            except NotStored as logged:
+                receipt = logged.receipt
+            except _Unchanged:
+                assert found is not None  # noqa: S101 (that is why)
+                return found
+        return Written(
+            receipt.position,
+            wallet,
+            known or receipt.event_id,
+            content_hash,
+            size,
+            receipt.timestamp,
+            message_type,
+            content_type,
+            details,
+            None,
+        )
 
     async def _change(
         self, thread: str, make: Callable[[Thread | None], ThreadEvent | None]
@@ -268,9 +316,10 @@ def _by_creator(
     return guarded
 
 
-def _check_key(key: str) -> None:
+def _checked(key: str) -> str:
     if not (1 <= len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
         raise InvalidMessage(KEY_HEADER, f"{KEY_HEADER} is 1 to {MAX_KEY} printable characters")
+    return key
 
 
 def _wallets(members: Sequence[str], field: str) -> list[str]:

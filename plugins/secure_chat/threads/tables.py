@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, String, Table, Text
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, String, Table, Text, text
 
 from plugins.secure_chat.mailbox.tables import metadata
 
 _POSITION: Final = BigInteger().with_variant(Integer, "sqlite")
 # Compared with ``<``: by its bytes everywhere.
 _TIME: Final = String(64).with_variant(String(64, collation="C"), "postgresql")
+_POSTED: Final = text("message_type IS NOT NULL AND origin IS NULL")
 
 thread_events: Final = Table(
     "thread_events",
@@ -58,6 +59,8 @@ thread_messages: Final = Table(
     Column("details", String(64), nullable=True),
     Column("origin", String(16), nullable=True),
     Index("ix_thread_messages_position", "position"),
+    # What is posted here by the legacy contract; it can have the id of a request's key.
+    Index("ix_thread_messages_posted", "id", sqlite_where=_POSTED, postgresql_where=_POSTED),
 )
 
 details: Final = Table(

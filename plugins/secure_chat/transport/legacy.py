@@ -9,7 +9,7 @@ chat answers, and says that the contract is deprecated (RFC 9745, RFC 8594). At 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from http import HTTPStatus
@@ -27,7 +27,7 @@ from starlette.types import Scope
 
 from plugins.secure_chat.core.stage import Stage
 from plugins.secure_chat.core.thread import Status
-from plugins.secure_chat.errors import Code, InvalidMessage, MalformedFrame
+from plugins.secure_chat.errors import Code, InvalidMessage, MalformedFrame, OutcomeUnknown
 from plugins.secure_chat.legacy import contract
 from plugins.secure_chat.legacy.answers import LegacyAnswers, NoSuchThread
 from plugins.secure_chat.settings import Settings
@@ -50,16 +50,29 @@ _LARGEST_BODY: Final = 64 << 10
 _PASSED_ON: Final = "secure_chat.passed_on"  # in a scope: this one is for the host's own route
 # What a router puts into a scope when it has chosen a route.
 _CHOSEN: Final = ("endpoint", "route", "path_params", "fastapi")
-_REFUSALS: Final = problems(
-    Code.MALFORMED_FRAME,
-    Code.MESSAGE_TOO_LARGE,
-    Code.NOT_A_MEMBER,
-    Code.LEDGER_UNAVAILABLE,
-    *COMMON,
-) | {
-    status: {"description": text, "content": {PROBLEM: {"schema": {"type": "object"}}}}
-    for status, text in ((404, "No such thread"), (410, "The contract is retired"))
-}
+
+
+def _unnamed(status: int, text: str) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI entry of a problem that the wire has no code for."""
+    return {status: {"description": text, "content": {PROBLEM: {"schema": {"type": "object"}}}}}
+
+
+_REFUSALS: Final = (
+    problems(
+        Code.MALFORMED_FRAME,
+        Code.MESSAGE_TOO_LARGE,
+        Code.NOT_A_MEMBER,
+        Code.LEDGER_UNAVAILABLE,
+        *COMMON,
+    )
+    | _unnamed(404, "No such thread")
+    | _unnamed(410, "The contract is retired")
+)
+_UNKNOWN: Final = _unnamed(500, "It is not known whether it was logged")
+
+
+class _MayBeLogged(Exception):
+    """A request that must not be sent again unseen: it is not known whether it was logged."""
 
 
 def legacy_routers(chat_of: Callable[[], Chat]) -> list[APIRouter]:
@@ -82,12 +95,25 @@ def _legacy_router(chat_of: Callable[[], Chat], prefix: str) -> APIRouter:
         chat.service.metrics.legacy_call(_name_of(request.scope), wallet)
         return wallet, LegacyAnswers(chat.service, chat.threads)
 
-    @router.post("/threads", status_code=201, openapi_extra=_body_of(contract.NewThread))
+    async def once(key: str | None, made: Coroutine[Any, Any, M]) -> M:
+        """What was made. With a key it can be asked for again; without one 503 would mislead."""
+        try:
+            return await made
+        except OutcomeUnknown:
+            if key is not None:
+                raise
+            raise _MayBeLogged from None
+
+    @router.post(
+        "/threads",
+        status_code=201,
+        responses=_UNKNOWN,
+        openapi_extra=_body_of(contract.NewThread),
+    )
     async def create_thread(request: Request, idempotency_key: Key = None) -> contract.Thread:
         wallet, answers = asked(request)
-        return await answers.create(
-            wallet, await _parsed(request, contract.NewThread), idempotency_key
-        )
+        new = await _parsed(request, contract.NewThread)
+        return await once(idempotency_key, answers.create(wallet, new, idempotency_key))
 
     @router.get("/threads")
     async def list_threads(
@@ -103,10 +129,16 @@ def _legacy_router(chat_of: Callable[[], Chat], prefix: str) -> APIRouter:
         wallet, answers = asked(request)
         return await answers.thread(wallet, thread_id)
 
-    @router.post("/messages", status_code=201, openapi_extra=_body_of(contract.NewMessage))
-    async def post_message(request: Request) -> contract.Message:
+    @router.post(
+        "/messages",
+        status_code=201,
+        responses=_UNKNOWN,
+        openapi_extra=_body_of(contract.NewMessage),
+    )
+    async def post_message(request: Request, idempotency_key: Key = None) -> contract.Message:
         wallet, answers = asked(request)
-        return await answers.post(wallet, await _parsed(request, contract.NewMessage))
+        new = await _parsed(request, contract.NewMessage)
+        return await once(idempotency_key, answers.post(wallet, new, idempotency_key))
 
     @router.get("/threads/{thread_id}/messages")
     async def list_messages(
@@ -131,7 +163,7 @@ def _legacy_router(chat_of: Callable[[], Chat], prefix: str) -> APIRouter:
 def _legacy_route(chat_of: Callable[[], Chat]) -> type[APIRoute]:
     """The route class: which stage answers, and what every answer says of the contract's end."""
 
-    class LegacyRoute(problem_route(chat_of, dark_too=True, passed=(NoSuchThread,))):  # type: ignore[misc]
+    class LegacyRoute(problem_route(chat_of, dark_too=True, passed=(NoSuchThread, _MayBeLogged))):  # type: ignore[misc]
         def matches(self, scope: Scope) -> tuple[Match, Scope]:
             match, chosen = super().matches(scope)
             if match is Match.NONE:
@@ -150,6 +182,12 @@ def _legacy_route(chat_of: Callable[[], Chat]) -> type[APIRoute]:
                     return await ours(request)
                 except NoSuchThread:
                     return _problem("not_found", HTTPStatus.NOT_FOUND, "there is no such thread")
+                except _MayBeLogged:
+                    return _problem(
+                        "outcome_unknown",
+                        HTTPStatus.INTERNAL_SERVER_ERROR,
+                        "whether it was logged is not known: look before sending it again",
+                    )
 
             async def answer(request: Request) -> Response:
                 chat = chat_of()

@@ -85,10 +85,11 @@ def thread_router(chat_of: Callable[[], Chat]) -> APIRouter:
         chat = chat_of()
         wallet = caller(request, chat).wallet
         new = parse_object(await read_body(request, _LARGEST_BODY), NewThread)
-        state = await chat.threads.create(
-            wallet, new.members, new.title, new.metadata, key=idempotency_key
+        return _shown(
+            await chat.threads.create(
+                wallet, new.members, new.title, new.metadata, key=idempotency_key
+            )
         )
-        return _shown((await chat.threads.views([state]))[0])
 
     @router.get("/{thread}", responses=_REFUSALS)
     async def get_thread(request: Request, thread: str) -> GroupThread:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.secure_chat.crypto import envelope
+from plugins.secure_chat.crypto import attachments, envelope
 from plugins.secure_chat.crypto.attachments import Attachment
 from plugins.secure_chat.crypto.codec import Reader, identifier
 from plugins.secure_chat.crypto.devices import Certificate, Revocation
@@ -16,7 +16,7 @@ from plugins.secure_chat.crypto.envelope import Envelope
 from plugins.secure_chat.crypto.errors import CryptoError, DecodeError, PostQuantumMissing
 from plugins.secure_chat.crypto.identity import Identity
 from plugins.secure_chat.crypto.pqxdh import Handshake
-from plugins.secure_chat.crypto.prekeys import Bundle, Publication
+from plugins.secure_chat.crypto.prekeys import Bundle, Kind, Publication
 from plugins.secure_chat.crypto.ratchet import Header
 from tests.unit.crypto.people import connect, pair
 
@@ -43,6 +43,9 @@ def test_every_value_refuses_a_byte_more_and_every_byte_less() -> None:
         (Revocation, alice.revocations[0].encode()),
         (Bundle, directory.claim(bob.certificates[0].id).encode()),
         (Publication, bob["b"].publish_prekeys(1).encode()),
+        (Handshake, Handshake(1, bytes(32), 1, Kind.LAST_RESORT_KEM, 2, 0, bytes(1088)).encode()),
+        (Header, Header(bytes(32), 3, 4).encode()),
+        (Attachment, attachments.seal(b"x", os.urandom)[0].encode()),
     ]
     for decoder, data in values:
         assert decoder.decode(data).encode() == data  # type: ignore[attr-defined]

@@ -191,6 +191,14 @@ def test_the_responder_cannot_send_first() -> None:
         b.encrypt(b"x", AD, os.urandom)
 
 
+def test_a_message_on_a_chain_that_was_never_begun_does_not_open() -> None:
+    a, _ = start()
+    message, a = send(a)
+    header = replace(message[0], ratchet=a.remote or b"")
+    with pytest.raises(DecryptError):
+        a.decrypt(header, message[1], AD)
+
+
 def test_a_chain_ends_with_the_last_number_that_a_header_can_hold() -> None:
     a, _ = start()
     _, a = send(a)

@@ -85,6 +85,8 @@ def test_a_reset_wins_and_what_is_still_under_way_opens() -> None:
     under_way = bob["b"].seal(alice.id, [alice.roster], b"old", 1.0)
     # The clock went back: the new session still ranks above.
     alice["a"].establish(bob.roster, directory.claim(bob.certificates[0].id), 5)
+    ranked = alice["a"]._sessions(alice["a"]._store, bob.certificates[0].id).ranked
+    assert [one.opened for one in ranked] == [1001, 1000], "and not by the chance of its id"
     fresh = talk(alice, bob)
     assert opening(fresh)
     assert alice["a"].open(under_way, bob.roster).content == b"old"

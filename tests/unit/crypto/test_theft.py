@@ -118,15 +118,15 @@ def test_a_state_stolen_opens_nothing_from_before(desks: tuple[Desk, Desk], tmp_
 def test_after_one_round_trip_a_stolen_state_opens_nothing_new(
     desks: tuple[Desk, Desk], tmp_path: Path
 ) -> None:
-    """Recovery: what the thief reads on with ends when both have written once more."""
+    """Recovery: what a thief of either device reads on with ends when both have written once
+    more."""
     alice, bob = desks
     alice.send(bob, b"1")
     bob.send(alice, b"2")
-    thief = Thief(bob, tmp_path / "loot")
-    frame = alice.send(bob, b"still his")
-    assert thief.opens(frame, alice), "it reads on at first: the test has teeth"
+    of_alice, of_bob = (Thief(desk, tmp_path / f"loot {at}") for at, desk in enumerate(desks))
+    assert of_alice.opens(bob.send(alice, b"still his"), bob), "at first: the test has teeth"
+    assert of_bob.opens(alice.send(bob, b"and this"), alice), "at first: the test has teeth"
     bob.send(alice, b"an answer")
     for _ in range(3):
-        frame = alice.send(bob, b"out of reach")
-        assert not thief.opens(frame, alice)
-        bob.send(alice, b"and this")
+        assert not of_bob.opens(alice.send(bob, b"out of reach"), alice)
+        assert not of_alice.opens(bob.send(alice, b"and this too"), bob)

@@ -305,7 +305,9 @@ export class ChatSession {
   async contact(peer: string): Promise<Contact | null> {
     const contact = await this.#client(peer).contacts.contact(peer);
     const changed = contact?.succession === "reset";
-    if (changed !== (this.summary(peer)?.changed ?? false)) {
+    // A directory that does not answer says nothing new: the banner stays as it is.
+    const answered = contact?.current ?? true;
+    if (answered && changed !== (this.summary(peer)?.changed ?? false)) {
       await this.#note(peer, (before) => ({ ...before, changed }));
     }
     return contact;

@@ -58,7 +58,7 @@ export function SafetyNumber({ session, peer, changed, onClose }: SafetyNumberPr
             {grouped(found.number)}
           </p>
           <Code text={found.number} />
-          {changed && (
+          {changed && found.contact.succession === "reset" && (
             <button
               type="button"
               className={`${theme["button"] ?? ""} ${theme["primary"] ?? ""}`}

@@ -9,7 +9,7 @@ import { Certificate, Revocation } from "./devices";
 import { type Directory, DirectoryError, type Listing } from "./directory";
 import { CryptoError } from "./errors";
 import { Identity, type Succession } from "./identity";
-import type { Messenger } from "./messenger";
+import type { ArchiveEntry, Messenger } from "./messenger";
 import { type Roster, verifyRoster } from "./roster";
 import { safetyNumber } from "./safety";
 import type { Suite } from "./suite";
@@ -26,6 +26,15 @@ export interface Contact {
    * number and `accept` it before anything is sent to the wallet, or shown of what it sends.
    */
   readonly succession: Succession;
+  /** False when the directory could not be reached: this is what it said last. */
+  readonly current: boolean;
+}
+
+/** What the directory said last of a wallet, and when, in milliseconds. */
+interface Known {
+  readonly contact: Contact;
+  readonly listing: Listing;
+  readonly at: number;
 }
 
 export class Contacts {
@@ -33,7 +42,7 @@ export class Contacts {
   readonly #directory: Directory;
   readonly #suite: Suite;
   readonly #now: () => number;
-  readonly #known = new Map<string, { readonly contact: Contact; readonly at: number }>();
+  readonly #known = new Map<string, Known>();
 
   /** `now`: a clock in milliseconds. */
   constructor(messenger: Messenger, directory: Directory, suite: Suite, now = Date.now) {
@@ -54,11 +63,12 @@ export class Contacts {
       return await this.#learn(wallet, listing, true);
     } catch (error) {
       if (!(error instanceof DirectoryError && error.unreachable)) throw error;
-      const known = this.#known.get(wallet)?.contact;
-      if (known !== undefined) return known;
-      const kept = await this.#kept(wallet);
-      if (kept === null) throw error;
-      return this.#learn(wallet, kept, false);
+      // What is kept is what is pinned, by any tab; beside it only a reset that waits here.
+      const known = this.#known.get(wallet);
+      const waits = known?.contact.succession === "reset";
+      const listing = waits ? known.listing : await this.#kept(wallet);
+      if (listing === null) throw error;
+      return this.#learn(wallet, listing, false);
     }
   }
 
@@ -74,16 +84,21 @@ export class Contacts {
       this.#now() - known.at < FRESH_FOR &&
       (device === undefined ||
         known.contact.roster.certificates.some((one) => one.device === device));
-    const contact = fresh ? known.contact : await this.contact(wallet);
+    let contact = fresh ? known.contact : await this.contact(wallet);
+    // Another tab may have accepted an identity that this one has not seen.
+    if (fresh && !(await this.#isPinned(known.contact.roster))) contact = await this.contact(wallet);
     if (contact === null) {
       throw new CryptoError("not_certified", "the wallet has published no identity");
     }
-    // Asked again: another tab may have accepted meanwhile.
-    const pinned = await this.#messenger.pinned(wallet);
-    if (pinned === null || !equal(pinned, contact.roster.identity.id)) {
+    if (!(await this.#isPinned(contact.roster))) {
       throw new CryptoError("identity_changed", "the wallet is not known by this identity");
     }
     return contact.roster;
+  }
+
+  async #isPinned({ wallet, identity }: Roster): Promise<boolean> {
+    const pinned = await this.#messenger.pinned(wallet);
+    return pinned !== null && equal(pinned, identity.id);
   }
 
   /** 60 digits to compare with the person behind `roster`; see `grouped`. */
@@ -96,7 +111,10 @@ export class Contacts {
     if ((await this.safetyNumber(roster)) !== number) {
       throw new CryptoError("refused", "this is not the safety number that was compared");
     }
-    await this.#messenger.accept(roster);
+    const known = this.#known.get(roster.wallet);
+    const listing = known?.contact.roster === roster ? known.listing : null;
+    await this.#messenger.accept(roster, listing === null ? [] : [keptListing(roster.wallet, listing)]);
+    this.#known.delete(roster.wallet);
   }
 
   /**
@@ -133,10 +151,10 @@ export class Contacts {
     }
     const succession = await this.#messenger.learn(roster, history);
     if (answered && succession !== "reset") {
-      await this.#messenger.keep([{ name: KEPT + wallet, value: encodeListing(listing) }]);
+      await this.#messenger.keep([keptListing(wallet, listing)]);
     }
-    const contact = { roster, succession };
-    this.#known.set(wallet, { contact, at: answered ? this.#now() : 0 });
+    const contact = { roster, succession, current: answered };
+    this.#known.set(wallet, { contact, listing, at: answered ? this.#now() : 0 });
     return contact;
   }
 
@@ -154,6 +172,10 @@ interface KeptListing {
   readonly certificates: readonly string[];
   readonly revocations: readonly string[];
   readonly position: number;
+}
+
+function keptListing(wallet: string, listing: Listing): ArchiveEntry {
+  return { name: KEPT + wallet, value: encodeListing(listing) };
 }
 
 function encodeListing(listing: Listing): Bytes {

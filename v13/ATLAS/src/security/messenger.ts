@@ -322,13 +322,14 @@ export class Messenger {
     return known !== null && known === statements.at(-1) ? "rotated" : "reset";
   }
 
-  /** Pin `roster` because a person has compared its safety number. */
-  accept(roster: Roster): Promise<void> {
+  /** Pin `roster` because a person has compared its safety number; `keep` is kept with it. */
+  accept(roster: Roster, keep: readonly ArchiveEntry[] = []): Promise<void> {
     return this.#store.transact(async (records) => {
       const pin = await readPin(records, roster.wallet);
       const known = pin !== null && equal(pin.identity, roster.identity.id) ? pin.revoked : [];
       const revoked = new Set([...known, ...roster.revoked]);
       putPin(records, roster.wallet, { identity: roster.identity.id, revoked });
+      putEntries(records, keep);
     });
   }
 

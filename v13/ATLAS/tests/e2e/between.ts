@@ -18,7 +18,7 @@ export class Between {
   #page: WebSocketRoute | null = null;
 
   /** Stand between the server and every tab of a browser. */
-  async stand(context: BrowserContext): Promise<void> {
+  readonly stand = async (context: BrowserContext): Promise<void> => {
     await context.routeWebSocket(/\/v1\/chat\/ws/, (socket) => {
       this.#page = socket;
       const server = socket.connectToServer();
@@ -33,7 +33,7 @@ export class Between {
         for (const one of this.forward(frame)) server.send(JSON.stringify(one));
       });
     });
-  }
+  };
 
   /** Give a frame, or any text, to the tab that connected last. */
   show(frame: Fields | string): void {

@@ -2,7 +2,7 @@
 import { afterAll, afterEach, beforeAll, expect } from "vitest";
 
 import { Between } from "./between";
-import { type Person, Stage } from "./stage";
+import { type Person, type Preparation, Stage } from "./stage";
 
 /** A person behind a server that lies when it is told to, and Bob, who have written to one another. */
 export interface Scene {
@@ -44,8 +44,8 @@ export class Cast {
     return one;
   }
 
-  async person(between?: Between): Promise<Person> {
-    return this.join(await this.stage.person((context) => between?.stand(context)));
+  async person(...prepare: readonly Preparation[]): Promise<Person> {
+    return this.join(await this.stage.person(...prepare));
   }
 
   /** Another tab of a person's browser. */
@@ -61,9 +61,9 @@ export class Cast {
     return [alice, carol];
   }
 
-  async scene(): Promise<Scene> {
+  async scene(...prepare: readonly Preparation[]): Promise<Scene> {
     const between = new Between();
-    const alice = await this.person(between);
+    const alice = await this.person(between.stand, ...prepare);
     const bob = await this.bobAnew();
     await alice.open(bob);
     await alice.say("hello Bob");

@@ -67,7 +67,7 @@ test("what is written offline says so, survives a reload, and goes out in its or
 
 test("a message that was sealed and not acknowledged goes out after a reload", async () => {
   const between = new Between();
-  const [alice, carol] = [await cast.person(between), await cast.person()];
+  const [alice, carol] = [await cast.person(between.stand), await cast.person()];
   await alice.open(carol.wallet);
   await carol.open(alice.wallet);
   await alice.say("first");
@@ -133,9 +133,7 @@ test("the list counts what is unread, and the conversation's end is where one st
   const [alice, carol] = await cast.pair();
   await alice.say("one");
   await carol.sees("one");
-  await carol.page.evaluate(() => {
-    location.hash = "";
-  });
+  await carol.close();
   await alice.say("two");
   await alice.say("three");
   const row = carol.page.getByRole("button", { name: /2 unread/ });

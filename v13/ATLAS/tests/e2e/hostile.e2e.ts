@@ -7,6 +7,15 @@ import type { Person } from "./stage";
 
 const cast = Cast.gather();
 
+/** Bob's number is compared and accepted, in this tab. */
+async function accept({ page }: Person): Promise<void> {
+  await page.getByRole("button", { name: "Compare" }).click();
+  await page.getByTestId("safety-number").waitFor();
+  await page.getByRole("button", { name: "I have compared it: accept" }).click();
+}
+
+const CHANGED = "The safety number has changed: new keys";
+
 test("A4: a message that is dropped shows as missing", async () => {
   const { alice, between } = await cast.scene();
   between.deliver = without(isMessage);
@@ -117,22 +126,86 @@ test("A7: a changed identity stops the conversation until the number is compared
   await alice.page.keyboard.press("Escape");
   await cast.bobAnew();
   await cast.say(alice, "from the new keys");
-  await alice.page.getByText("The safety number has changed: new keys").waitFor();
+  await alice.page.getByText(CHANGED).waitFor();
   expect(await alice.line("from the new keys").count()).toBe(0);
   expect(await alice.field.isDisabled()).toBe(true);
   await alice.screenshot("the-safety-number-has-changed");
   expect(await alice.inaccessible()).toEqual([]);
   // It outlives a reload: nothing that was held back slips through.
   await alice.page.reload();
-  await alice.page.getByText("The safety number has changed: new keys").waitFor();
+  await alice.page.getByText(CHANGED).waitFor();
   expect(await alice.line("from the new keys").count()).toBe(0);
   await alice.page.getByRole("button", { name: "Compare" }).click();
   await digits.waitFor();
   expect(await digits.textContent()).not.toBe(before);
-  await alice.page.getByRole("button", { name: "I have compared it: accept" }).click();
+  await alice.page.keyboard.press("Escape");
+  await accept(alice);
   await alice.sees("from the new keys");
   await alice.say("I have compared it");
   expect(await cast.hear()).toEqual({ from: alice.wallet, text: "I have compared it" });
+});
+
+test("A7: a changed identity stops both tabs, and accepting it in one releases the other", async () => {
+  const { alice, between, bob } = await cast.scene();
+  const other = await cast.tab(alice);
+  await other.open(bob);
+  await other.sees("hello Alice");
+  const before = between.written().length;
+  await cast.bobAnew();
+  await cast.say(alice, "from the new keys");
+  for (const tab of [alice, other]) {
+    await tab.page.getByText(CHANGED).waitFor();
+    expect(await tab.field.isDisabled()).toBe(true);
+    expect(await tab.line("from the new keys").count()).toBe(0);
+  }
+  await accept(other);
+  for (const tab of [alice, other]) {
+    await tab.sees("from the new keys");
+    await tab.page.getByText(CHANGED).waitFor({ state: "detached" });
+  }
+  // Nothing had gone under the new keys before; from now on it does, from either tab.
+  expect(between.written().length).toBe(before);
+  for (const [tab, text] of [[alice, "from the first tab"], [other, "from the second"]] as const) {
+    await tab.say(text);
+    expect(await cast.hear()).toEqual({ from: alice.wallet, text });
+  }
+  expect(await alice.texts()).toEqual(await other.texts());
+});
+
+test("A7: a tab that never asked the directory writes under what another tab has accepted", async () => {
+  const { alice, bob } = await cast.scene();
+  const other = await cast.tab(alice);
+  await other.open(bob);
+  await cast.bobAnew();
+  // One tab comes back to the conversation and asks who Bob is now; the other one hears of it.
+  await alice.close();
+  await alice.open(bob);
+  for (const tab of [alice, other]) await tab.page.getByText(CHANGED).waitFor();
+  await accept(alice);
+  await other.page.getByText(CHANGED).waitFor({ state: "detached" });
+  await other.say("accepted in the other tab");
+  const heard = { from: alice.wallet, text: "accepted in the other tab" };
+  expect(await cast.hear()).toEqual(heard);
+});
+
+test("A7: what was accepted stays so while the directory is away, also over a reload", async () => {
+  const { alice, bob } = await cast.scene();
+  await cast.bobAnew();
+  await cast.say(alice, "from the new keys");
+  await alice.page.getByText(CHANGED).waitFor();
+  await accept(alice);
+  await alice.sees("from the new keys");
+  await alice.context.route("**/v1/chat/identities/**", (route) => route.abort());
+  await alice.close();
+  await alice.open(bob);
+  await alice.say("without a directory");
+  await alice.page.reload();
+  await alice.sees("without a directory");
+  await alice.say("nor after a reload");
+  expect(await alice.page.getByText(CHANGED).count()).toBe(0);
+  for (const text of ["without a directory", "nor after a reload"]) {
+    expect(await cast.hear()).toEqual({ from: alice.wallet, text });
+  }
 });
 
 test("A7, A9: a directory that adds a device, or leaves keys out, gets no message encrypted", async () => {

@@ -23,6 +23,9 @@ interface Axe {
   readonly run: typeof run;
 }
 
+/** What is done to a browser before its first page. */
+export type Preparation = (context: BrowserContext) => Promise<void>;
+
 export class Stage {
   readonly url: string;
   readonly #world: PythonProcess;
@@ -85,9 +88,9 @@ export class Stage {
   }
 
   /** A person with a fresh throw-away wallet, in a browser profile of their own. */
-  async person(prepare?: (context: BrowserContext) => Promise<void> | undefined): Promise<Person> {
+  async person(...preparations: readonly Preparation[]): Promise<Person> {
     const context = await this.#context();
-    await prepare?.(context);
+    for (const prepare of preparations) await prepare(context);
     const person = new Person(this, context, await context.newPage());
     await person.arrive();
     return person;
@@ -99,6 +102,8 @@ export class Person {
   readonly context: BrowserContext;
   readonly page: Page;
   wallet = "";
+  /** What the session storage of the tab holds: the throw-away wallet. */
+  #stored: readonly (readonly [string, string])[] = [];
   /** What the page complained of; a test that ends with any has failed. */
   readonly complaints: string[] = [];
   /** Every URL that the page asked for. */
@@ -122,6 +127,7 @@ export class Person {
     await this.page.goto(this.stage.url);
     await this.page.getByRole("textbox", { name: "New conversation" }).waitFor();
     this.wallet = (await this.page.getByTestId("own-wallet").textContent()) ?? "";
+    this.#stored = await this.page.evaluate(() => Object.entries(sessionStorage));
   }
 
   get messages(): Locator {
@@ -137,6 +143,14 @@ export class Person {
       location.hash = wallet;
     }, peer);
     await this.field.waitFor();
+  }
+
+  /** Leave the conversation, to the list alone. */
+  async close(): Promise<void> {
+    await this.page.evaluate(() => {
+      location.hash = "";
+    });
+    await this.field.waitFor({ state: "detached" });
   }
 
   async write(text: string): Promise<void> {
@@ -172,27 +186,22 @@ export class Person {
     }
   }
 
-  /** Another tab of the same browser and the same wallet. */
+  /** Another tab of the same browser and the same wallet; this one may be gone. */
   async tab(): Promise<Person> {
-    const stored = await this.#stored();
     const page = await this.context.newPage();
     const tab = new Person(this.stage, this.context, page);
     await page.addInitScript((entries) => {
       for (const [name, value] of entries) sessionStorage.setItem(name, value);
-    }, stored);
+    }, this.#stored);
     await tab.arrive();
     return tab;
   }
 
   /** Another browser of the same wallet, which is none of its devices yet. */
   async elsewhere(): Promise<Person> {
-    const other = await this.stage.browserOf(await this.#stored());
+    const other = await this.stage.browserOf(this.#stored);
     other.wallet = this.wallet;
     return other;
-  }
-
-  #stored(): Promise<[string, string][]> {
-    return this.page.evaluate(() => Object.entries(sessionStorage) as [string, string][]);
   }
 
   async screenshot(name: string): Promise<void> {

@@ -14,6 +14,7 @@ from plugins.secure_chat.core.identity_event import IDENTITY, StatementKind
 from plugins.secure_chat.core.message_event import claims_to_be_secure, from_record
 from plugins.secure_chat.core.records import EMPTY, Head, MalformedEvent, Receipt, Record
 from plugins.secure_chat.core.stage import Stage
+from plugins.secure_chat.crypto.file_storage import FileWitness
 from plugins.secure_chat.directory.directory import Directory, Limits
 from plugins.secure_chat.directory.entries import Entries
 from plugins.secure_chat.directory.signatures import DeviceSignatures
@@ -50,6 +51,7 @@ from plugins.secure_chat.transport.tokens import check_secret, host_verifier, jw
 log: Final = logging.getLogger(__name__)
 
 INDEX_BATCH: Final = 5_000
+CLAIMS: Final = "prekey-claims"  # the witness of the claims: not to be restored with the mailbox
 _RETENTION_SECONDS: Final = 3600.0
 
 
@@ -160,6 +162,7 @@ class Runtime:
         self._evidence: Evidence | None = None
         self._mirror: Mirror | None = None
         self._history: HistoryCheck | None = None
+        self._claims: FileWitness | None = None
         self._retention: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -178,17 +181,16 @@ class Runtime:
                 self._ledger, self._host.data_dir, settings.log_name, self.metrics
             )
             stage = self._stage(hook)
+            store = await asyncio.to_thread(self._open_directory, self._mailbox)
         except BaseException:
+            if self._claims is not None:
+                self._claims.close()
             if self._history is not None:
                 self._history.stop()
             if self._ledger is not None:
                 self._ledger.close()
             self._mailbox.close()
             raise
-        store = DirectoryStore(self._mailbox)
-        missing = await asyncio.to_thread(store.missing)
-        if missing:
-            log.error("directory.statements_missing count=%d", missing)
         entries = Entries(store)
         self._signatures = DeviceSignatures(
             entries, self.metrics, required=settings.require_signatures
@@ -263,6 +265,19 @@ class Runtime:
             raise
         return opened
 
+    def _open_directory(self, mailbox: Mailbox) -> DirectoryStore:
+        """What was published, without the one-time prekeys that may have been handed out."""
+        try:
+            self._claims = FileWitness(self._host.data_dir / CLAIMS)
+        except OSError as error:
+            raise ConfigurationError(f"claims cannot be counted: {error.strerror}") from None
+        store = DirectoryStore(mailbox, self._claims)
+        if store.drop_handed_out():
+            log.error("directory.one_time_prekeys_dropped reason=mailbox_is_an_old_copy")
+        if missing := store.missing():
+            log.error("directory.statements_missing count=%d", missing)
+        return store
+
     def _stage(self, hook: Any) -> Stage:
         """Where the ledger says the legacy route is, or where the operator says it begins."""
         assert self._mailbox is not None  # noqa: S101 (opened just before)
@@ -315,6 +330,8 @@ class Runtime:
             await asyncio.to_thread(self._history.stop)
         if self._ledger is not None:
             await asyncio.to_thread(self._ledger.close)
+        if self._claims is not None:
+            self._claims.close()
         if self._mailbox is not None:
             self._mailbox.close()
 

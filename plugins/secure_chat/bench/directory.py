@@ -19,6 +19,7 @@ from plugins.secure_chat.bench.costs import Cost
 from plugins.secure_chat.bench.owners import new_owner
 from plugins.secure_chat.core.envelope import Envelope
 from plugins.secure_chat.crypto.devices import Certificate, DeviceKeys
+from plugins.secure_chat.crypto.file_storage import FileWitness
 from plugins.secure_chat.crypto.frame import Frame
 from plugins.secure_chat.crypto.identity import Identity
 from plugins.secure_chat.crypto.prekeys import Kind, PrekeySecret, Publication
@@ -60,7 +61,8 @@ def directory_costs(folder: Path, *, quick: bool) -> list[Cost]:
 async def _measure(folder: Path, owners: Sequence[_Owner], groups: int) -> list[Cost]:
     journal = Journal.open(folder / "ledger.jsonl")
     mailbox = Mailbox.at(folder / "mailbox.sqlite")
-    store, metrics = DirectoryStore(mailbox), Metrics()
+    witness = FileWitness(folder / "claims")
+    store, metrics = DirectoryStore(mailbox, witness), Metrics()
     entries = Entries(store)
     check = DeviceSignatures(entries, metrics, required=True)
     service = ChatService(
@@ -96,6 +98,7 @@ async def _measure(folder: Path, owners: Sequence[_Owner], groups: int) -> list[
         directory.close()
         check.close()
         service.ledger.close()
+        witness.close()
         mailbox.close()
     keys = 2 * ONE_TIME
     return [

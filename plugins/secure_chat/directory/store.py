@@ -2,6 +2,11 @@
 
 Writes are for the mailbox's one writer thread. Nothing is verified here, and nothing decided but
 which prekey is next: one-time prekeys are handed out in the order of their numbers, each once.
+
+Claims are counted twice, in the database and in a *witness* that no backup of it restores. A claim:
+(1) the prekeys are gone and the count is one higher, in one transaction; (2) the witness moves on;
+only then (3) are they handed out. Where the two do not agree at a start, but for a crash between
+(1) and (2), the database is an old copy and may still have what was handed out.
 """
 
 from __future__ import annotations
@@ -10,18 +15,30 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from plugins.secure_chat.core.directory_entry import DirectoryEntry
 from plugins.secure_chat.crypto.codec import Reader
 from plugins.secure_chat.crypto.prekeys import Bundle, Kind, Prekey, Publication
-from plugins.secure_chat.directory.tables import prekey_publications, prekeys, statements
+from plugins.secure_chat.crypto.store import Witness
+from plugins.secure_chat.directory.tables import (
+    prekey_claims,
+    prekey_publications,
+    prekeys,
+    statements,
+)
+from plugins.secure_chat.errors import LedgerUnavailable
 from plugins.secure_chat.mailbox.store import Mailbox, StoredIdentityEvent
 from plugins.secure_chat.mailbox.tables import identity_events
 
 MAX_STOCK: Final = 200  # one-time prekeys of a kind kept for a device; the oldest go first
 _PAGE: Final = 256  # statements read at once, about 2 MB
 _ONE_TIME: Final = (Kind.ONE_TIME, Kind.ONE_TIME_KEM)
+_COUNT: Final = (
+    update(prekey_claims)
+    .values(number=prekey_claims.c.number + 1)
+    .returning(prekey_claims.c.number)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +66,10 @@ class Claimed:
 class DirectoryStore:
     """What was published, in the mailbox's database."""
 
-    def __init__(self, mailbox: Mailbox) -> None:
+    def __init__(self, mailbox: Mailbox, witness: Witness) -> None:
+        """``witness`` counts the claims, where what restores the database does not restore it."""
         self._mailbox = mailbox
+        self._witness = witness
 
     # -- statements ---------------------------------------------------------------------------
 
@@ -173,7 +192,8 @@ class DirectoryStore:
         has the last-resort KEM prekey and no one-time X25519 prekey.
         """
         with self._mailbox.writing() as connection:
-            return [
+            number = connection.scalar(_COUNT)
+            found = [
                 [
                     claimed
                     for certificate in certificates
@@ -181,6 +201,33 @@ class DirectoryStore:
                 ]
                 for certificates in claims
             ]
+        # crash point: gone and not handed out; the database is one ahead of its witness
+        self._witnessed(number)
+        return found
+
+    def drop_handed_out(self) -> bool:
+        """Forget all one-time prekeys when this database is an old copy; whether it was.
+
+        Signed and last-resort prekeys stay: sessions can be opened, and the devices make new ones.
+        To be called at a start, before anything is claimed.
+        """
+        with self._mailbox.writing() as connection:
+            number = connection.scalar(select(prekey_claims.c.number)) or 0
+            witnessed = self._witness.read()
+            is_old = number - witnessed not in (0, 1)
+            if is_old:
+                number = max(number, witnessed)
+                connection.execute(delete(prekeys))
+                connection.execute(update(prekey_claims).values(number=number))
+        if number != witnessed:
+            self._witnessed(number)
+        return is_old
+
+    def _witnessed(self, number: int) -> None:
+        try:
+            self._witness.advance(number)
+        except OSError as error:
+            raise LedgerUnavailable(f"claims cannot be counted: {error.strerror}") from error
 
     def drop_prekeys(self, certificates: Iterable[str]) -> None:
         """Forget the prekeys of devices that are no longer in force."""

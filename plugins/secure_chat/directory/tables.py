@@ -39,3 +39,12 @@ prekeys: Final = Table(
     Column("number", BigInteger, primary_key=True, autoincrement=False),
     Column("prekey", LargeBinary, nullable=False),
 )
+
+# One row: how many times prekeys were handed out. A witness beside the ledger counts along, so a
+# database that was restored from a backup shows.
+prekey_claims: Final = Table(
+    "prekey_claims",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+)

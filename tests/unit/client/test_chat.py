@@ -443,6 +443,32 @@ async def _stock(server: Server, person: Person) -> int:
         await directory.close()
 
 
+async def test_after_an_older_mailbox_was_restored_sessions_open_and_the_stock_is_refilled(
+    server: Server, people: People, tmp_path: Path
+) -> None:
+    """What may have been handed out is dropped; the last resort opens, and the owner is told."""
+    alice, bob, mallory = people
+    mailbox = server.folder / "data" / "mailbox.sqlite"
+    async with bob.client(server.url) as b, asyncio.timeout(PATIENCE):
+        server.stop()
+        shutil.copy(mailbox, tmp_path / "backup")
+        server.start()
+        async with mallory.client(server.url) as m:
+            assert await m._directory.claim(bob.wallet, [bob.device.id])
+        server.stop()
+        shutil.copy(tmp_path / "backup", mailbox)
+        before = b.connections
+        server.start()
+        async with alice.client(server.url) as a:
+            while b.connections == before:
+                await a.contact(bob.wallet)
+            assert await _stock(server, bob) == 0
+            await a.send(bob.wallet, b"by the last resort")
+            assert (await _next(b)).content == b"by the last resort"
+            while await _stock(server, bob) < STOCK:
+                await a.contact(bob.wallet)
+
+
 async def test_prekeys_rotate_weekly_and_what_was_sealed_to_the_old_ones_opens(
     server: Server, hostile: Hostile, people: People
 ) -> None:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from plugins.secure_chat.crypto.file_storage import FileWitness
 from plugins.secure_chat.directory.directory import Directory, Limits
 from plugins.secure_chat.directory.entries import Entries
 from plugins.secure_chat.directory.signatures import DeviceSignatures
@@ -53,7 +54,9 @@ async def opened(path: Path) -> AsyncIterator[Opened]:
     index = Index(mailbox)
     journal = Journal.open(path / LEDGER, verified=index.start, replay=index.replay)
     index.finish(journal.head)
-    store, metrics = DirectoryStore(mailbox), Metrics()
+    claims = FileWitness(path / "claims")
+    store, metrics = DirectoryStore(mailbox, claims), Metrics()
+    store.drop_handed_out()
     entries = Entries(store)
     signatures = DeviceSignatures(entries, metrics, required=False)
     service = ChatService(
@@ -74,4 +77,5 @@ async def opened(path: Path) -> AsyncIterator[Opened]:
         directory.close()
         signatures.close()
         service.ledger.close()
+        claims.close()
         mailbox.close()

@@ -10,6 +10,7 @@ import pytest
 
 from plugins.secure_chat.core.directory_entry import DirectoryEntry
 from plugins.secure_chat.core.identity_event import IdentityEvent, StatementKind
+from plugins.secure_chat.crypto.file_storage import FileWitness
 from plugins.secure_chat.directory import entries as module
 from plugins.secure_chat.directory.entries import Entries
 from plugins.secure_chat.directory.store import DirectoryStore
@@ -23,7 +24,7 @@ class SlowStore(DirectoryStore):
 
     def __init__(self, path: Path) -> None:
         self.mailbox = Mailbox.at(path / "mailbox.sqlite")
-        super().__init__(self.mailbox)
+        super().__init__(self.mailbox, FileWitness(path / "claims"))
         self.reading, self.may_answer = threading.Event(), threading.Event()
         self.may_answer.set()
         self.read = 0

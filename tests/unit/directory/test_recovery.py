@@ -187,6 +187,38 @@ async def test_prekeys_handed_out_before_a_crash_are_not_handed_out_after_it(
     assert len(seen) == 5
 
 
+async def test_a_mailbox_restored_from_a_backup_hands_out_nothing_a_second_time(
+    tmp_path: Path,
+) -> None:
+    """K16: what was claimed after the backup is still in it, and the ledger knows no claims."""
+    person = person_of("a")
+    messenger = person.devices["a"].messenger
+    async with opened(tmp_path) as chat:
+        await chat.register(person)
+        publication = messenger.publish_prekeys(5)
+        await chat.directory.publish_prekeys(person.id, "a", publication.encode())
+        await chat.directory.claim("bob", person.id, ["a"])
+    shutil.copy(tmp_path / MAILBOX, tmp_path / "backup")
+    async with opened(tmp_path) as chat:
+        assert (await chat.directory.stock(person.id, "a")).one_time == 4, "no copy, nothing lost"
+        ((_, claimed),) = await chat.directory.claim("bob", person.id, ["a"])
+        assert claimed.bundle.one_time is not None
+        handed_out = claimed.bundle.one_time.id
+    shutil.move(tmp_path / "backup", tmp_path / MAILBOX)
+    async with opened(tmp_path) as chat:
+        ((_, claimed),) = await chat.directory.claim("bob", person.id, ["a"])
+        bundle = claimed.bundle
+        assert (bundle.one_time, claimed.is_one_time, claimed.left.one_time) == (None, False, 0)
+        bundle.verify(person.certificates[0])
+        more = messenger.publish_prekeys(2)
+        await chat.directory.publish_prekeys(person.id, "a", more.encode())
+        shutil.copytree(tmp_path, tmp_path / "crashed")
+    async with opened(tmp_path / "crashed") as chat:
+        ((_, claimed),) = await chat.directory.claim("bob", person.id, ["a"])
+        assert claimed.bundle.one_time is not None
+        assert claimed.bundle.one_time.id > handed_out
+
+
 async def test_prekeys_of_devices_that_are_no_longer_in_force_are_not_kept(
     tmp_path: Path,
 ) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from plugins.secure_chat.core.identity_event import IdentityEvent, StatementKind
+from plugins.secure_chat.crypto.file_storage import FileWitness
 from plugins.secure_chat.crypto.prekeys import Kind, Prekey, Publication
 from plugins.secure_chat.directory.store import MAX_STOCK, DirectoryStore, Stock
 from plugins.secure_chat.errors import LedgerUnavailable
@@ -21,9 +24,10 @@ PHONE = CERTIFICATE.hex()
 
 
 @pytest.fixture
-def store(database_url: str) -> Iterator[DirectoryStore]:
+def store(database_url: str, tmp_path: Path) -> Iterator[DirectoryStore]:
     mailbox = Mailbox(engine_for(database_url))
-    yield DirectoryStore(mailbox)
+    with FileWitness(tmp_path / "claims") as witness:
+        yield DirectoryStore(mailbox, witness)
     mailbox.close()
 
 
@@ -107,7 +111,7 @@ def test_devices_do_not_share_prekeys_and_dropped_ones_are_gone(store: Directory
 
 
 def test_claims_through_two_connections_get_no_prekey_twice(
-    store: DirectoryStore, database_url: str
+    store: DirectoryStore, database_url: str, tmp_path: Path
 ) -> None:
     """There is one writer; even with two, a claim that meets another fails, and takes nothing."""
     store.publish(PHONE, "p1", publication(*range(1, 101)))
@@ -115,7 +119,8 @@ def test_claims_through_two_connections_get_no_prekey_twice(
 
     def claim_all() -> None:
         mailbox = Mailbox(engine_for(database_url))
-        other = DirectoryStore(mailbox)
+        witness = FileWitness(tmp_path / f"claims of {threading.get_ident()}")
+        other = DirectoryStore(mailbox, witness)
         while True:
             try:
                 ((claimed,),) = other.claim([[PHONE]])
@@ -124,6 +129,7 @@ def test_claims_through_two_connections_get_no_prekey_twice(
             if claimed.bundle.one_time is None:
                 break
             found.append(claimed.bundle.one_time.id)
+        witness.close()
         mailbox.close()
 
     threads = [threading.Thread(target=claim_all) for _ in range(2)]
@@ -132,6 +138,38 @@ def test_claims_through_two_connections_get_no_prekey_twice(
     for thread in threads:
         thread.join()
     assert sorted(found) == list(range(1, 101))
+
+
+@pytest.mark.parametrize(
+    ("ahead", "is_old"),
+    [(-2, True), (-1, True), (0, False), (1, False), (2, True)],
+)
+def test_one_time_prekeys_are_kept_only_by_a_database_that_knows_of_every_claim(
+    store: DirectoryStore, ahead: int, is_old: bool
+) -> None:
+    """One ahead of its witness: a crash between the two. A lost witness is one restored."""
+    store.publish(PHONE, "p1", publication(*range(1, 7)))
+    claimed_numbers(store, 3)
+    store._witness.advance(3 - ahead)
+    assert store.drop_handed_out() is is_old
+    left = 0 if is_old else 3
+    assert store.stock(PHONE) == Stock(left, left)
+    assert claimed_numbers(store, 1) == [(0, 0) if is_old else (4, 4)]
+    assert not store.drop_handed_out()
+
+
+def test_what_the_witness_could_not_count_is_not_handed_out(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store.publish(PHONE, "p1", publication(1, 2, 3))
+    with monkeypatch.context() as patch:
+        patch.setattr(store._witness, "advance", full)
+        with pytest.raises(LedgerUnavailable, match="No space"):
+            store.claim([[PHONE]])
+    assert claimed_numbers(store, 1) == [(2, 2)]
 
 
 def test_statements_are_listed_once_the_ledger_has_them_and_in_its_order(

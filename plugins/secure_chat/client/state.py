@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from plugins.secure_chat.crypto.errors import StorageError
-from plugins.secure_chat.crypto.file_storage import FileStorage, FileWitness
+from plugins.secure_chat.crypto.file_storage import FileStorage, FileWitness, sync_folder
 from plugins.secure_chat.crypto.store import SessionStore
 
 Unlock = bytes | str
@@ -76,6 +76,7 @@ def _identifier(path: Path) -> bytes:
         finally:
             os.close(file)
         fresh.rename(path)
+        sync_folder(path.parent)  # without its salt a passphrase opens nothing
     data = path.read_bytes()
     if len(data) != _ID_SIZE:
         raise StorageError("the state's id file is damaged")

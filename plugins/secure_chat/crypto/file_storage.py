@@ -21,6 +21,15 @@ _HEADER: Final = 8 + 4 + 32  # counter, size, SHA-256 of these two and the data
 _MAX_SIZE: Final = 1 << 30
 
 
+def sync_folder(path: Path) -> None:
+    """Returns when the names in the folder are on the disk."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 class Slots:
     """The newest of a row of blobs. ``write`` returns when the blob is on the disk, and nothing of
     those before it is left in the files."""
@@ -31,11 +40,7 @@ class Slots:
             os.open(path.with_name(f"{path.name}.{index}"), os.O_RDWR | os.O_CREAT, 0o600)
             for index in (0, 1)
         ]
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
         self._counters = [_read(file)[0] for file in self._files]
         # So many bytes of each file may be of an old blob; what follows them is zeros.
         self._used = [os.fstat(file).st_size for file in self._files]

@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -316,6 +317,29 @@ def test_a_passphrase_opens_what_it_closed_and_no_other_does(tmp_path: Path) -> 
     open_device(tmp_path / "a", unlock="correct horse").close()
     with pytest.raises(StateUnreadable):
         open_device(tmp_path / "a", unlock="correct horsf")
+
+
+def test_a_states_names_and_its_salt_are_on_the_disk_before_anything_is_sealed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut may take what is not synced: without ``id``, a passphrase opens nothing."""
+    folder = tmp_path / "a"
+    names: list[str] = []
+    contents: list[bytes] = []
+    sync = os.fsync
+
+    def fsync(file: int) -> None:
+        sync(file)
+        if os.path.samestat(os.fstat(file), folder.stat()):
+            names[:] = os.listdir(folder)
+        elif stat.S_ISREG(os.fstat(file).st_mode):
+            contents.append((folder / "id.new").read_bytes())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        StateFolder(folder, KEY, tmp_path / "witness").close()
+    assert sorted(names) == ["id", "state.0", "state.1", "state.lock"]
+    assert contents == [(folder / "id").read_bytes()]
 
 
 def test_the_files_are_their_owners_alone_and_hold_no_secret(

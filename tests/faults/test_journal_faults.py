@@ -6,7 +6,9 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from plugins.secure_chat.audit import audit_ledger
 from plugins.secure_chat.core.records import EventDraft, Receipt
 from plugins.secure_chat.errors import LedgerLocked, LedgerUnavailable, OutcomeUnknown
 from plugins.secure_chat.ledger.file import AppendFile
-from plugins.secure_chat.ledger.journal import Journal
+from plugins.secure_chat.ledger.journal import Journal, Staged
 
 pytestmark = pytest.mark.fault
 
@@ -130,21 +132,76 @@ def test_f3_a_write_or_sync_that_fails_once_is_never_acknowledged(
     assert audit_ledger(path).sound
 
 
-def test_f3_all_that_was_staged_behind_the_failure_fails_with_it(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.jsonl"
-    arm("sync", 1, "none")
-    journal = Journal.open(path, open_file=FailsOnce)
-    staged = []
-    try:
-        for number in range(200):
-            staged.append(journal.stage([draft(number)]))
-    except LedgerUnavailable:
-        pass  # the writer was quicker
-    for one in staged:
-        with pytest.raises(LedgerUnavailable):
-            one.durable.result(10)
-    assert isinstance(staged[0].durable.exception(), OutcomeUnknown)
+@dataclass
+class Gate:
+    """Where a write waits until it may go on."""
+
+    reached: threading.Event = field(default_factory=threading.Event)
+    open: threading.Event = field(default_factory=threading.Event)
+
+    def pass_through(self) -> None:
+        self.reached.set()
+        self.open.wait(60)
+
+
+def staged_while_the_first_is_written(journal: Journal, gate: Gate) -> list[Staged]:
+    """Twenty groups: the first at the gate, the others behind it on the same chain."""
+    staged = [journal.stage([draft(0)])]
+    assert gate.reached.wait(60)
+    staged += [journal.stage([draft(number)]) for number in range(1, 20)]
+    gate.open.set()
+    return staged
+
+
+@pytest.mark.parametrize(
+    ("method", "effect"),
+    [("append", "none"), ("append", "half"), ("append", "whole"), ("sync", "whole")],
+)
+def test_f3_all_that_was_staged_behind_the_failure_fails_with_it(
+    tmp_path: Path, method: str, effect: str
+) -> None:
+    path, gate = tmp_path / "ledger.jsonl", Gate()
+
+    class Held(FailsOnce):
+        def append(self, data: bytes) -> None:
+            gate.pass_through()
+            super().append(data)
+
+    arm(method, 1, effect)
+    journal = Journal.open(path, open_file=Held)
+    first, *behind = [
+        one.durable.exception(60) for one in staged_while_the_first_is_written(journal, gate)
+    ]
+    assert isinstance(first, OutcomeUnknown)
+    assert {type(one) for one in behind} == {LedgerUnavailable}  # never written
     journal.close()
+    assert numbers(path) in ([], [0])
+    assert audit_ledger(path).sound
+
+
+def test_f4_what_was_staged_behind_a_refused_group_is_refused_with_it(tmp_path: Path) -> None:
+    """There is space again for the second write: it must not follow a record that is not there."""
+    path, gate = tmp_path / "ledger.jsonl", Gate()
+
+    class FullOnce(AppendFile):
+        full = True
+
+        def append(self, data: bytes) -> None:
+            gate.pass_through()
+            if self.full:
+                self.full = False
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            super().append(data)
+
+    journal = Journal.open(path, open_file=FullOnce)
+    for one in staged_while_the_first_is_written(journal, gate):
+        with pytest.raises(LedgerUnavailable, match="full"):
+            one.durable.result(60)
+    assert journal.stopped is None
+    assert journal.append(draft(99)).position == 1
+    journal.close()
+    assert numbers(path) == [99]
+    assert audit_ledger(path).sound
 
 
 class CannotCut(AppendFile):

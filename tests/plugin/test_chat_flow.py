@@ -16,7 +16,7 @@ from plugins.secure_chat import runtime, service
 from plugins.secure_chat.core.records import Receipt
 from plugins.secure_chat.ledger.port import JournalLedger
 from plugins.secure_chat.mailbox.store import Mailbox, Waiting
-from plugins.secure_chat.transport import corked_protocol
+from plugins.secure_chat.transport import corked_protocol, socket
 from plugins.secure_chat.transport.socket import MAX_LIMITED
 from tests.plugin.chat_server import (
     ALICE,
@@ -259,6 +259,31 @@ def test_while_too_much_is_unanswered_nothing_more_is_read(
         server.wait_for(lambda: _so_many(server, "acknowledged") == 5, "all answered")
         raw.hang_up()
         another.hang_up()
+
+
+def test_a_socket_with_too_many_unanswered_messages_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_commit = threading.Event(), threading.Event()
+    commit = JournalLedger.commit
+
+    async def held(ledger: JournalLedger, *what: Any) -> list[Receipt]:
+        begun.set()
+        await asyncio.to_thread(may_commit.wait, WAIT)
+        return await commit(ledger, *what)
+
+    monkeypatch.setattr(JournalLedger, "commit", held)
+    monkeypatch.setattr(socket, "MAX_IN_FLIGHT", 3)
+    with chat_server(tmp_path) as server, server.peer(BOB) as bob:
+        raw = RawSocket(server, ALICE)
+        raw.send_at_once(*(message(BOB, seq) for seq in range(1, 9)))
+        assert begun.wait(WAIT)
+        for _ in range(10):
+            assert bob.silent()  # others are read
+        assert _so_many(server, "validated") == 3
+        may_commit.set()
+        assert [bob.receive()["seq"] for _ in range(8)] == list(range(1, 9))
+        raw.hang_up()
 
 
 # -- other endings ---------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ adopter would write. The ledger objects are written from the description of each
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -28,6 +29,7 @@ from plugins.secure_chat import plugin as secure_chat
 from plugins.secure_chat.audit import audit_ledger
 from plugins.secure_chat.core.note import parse_proof
 from plugins.secure_chat.errors import LedgerBroken
+from plugins.secure_chat.ledger import host as host_ledger
 from plugins.secure_chat.ledger.journal import Journal
 from plugins.secure_chat.settings import Settings
 from tests.plugin.chat_server import (
@@ -314,6 +316,81 @@ def test_a_second_host_with_an_object_of_its_own_for_the_same_file_does_not_star
         assert "another process writes this ledger" in caplog.text
     with serving(second.app(), tmp_path):  # it was let go
         pass
+
+
+class Failing(SyncLedger):
+    """Appends nothing while it is told to fail."""
+
+    fails = False
+
+    def append_event(self, *event: Any) -> GenesisEvent:
+        if self.fails:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().append_event(*event)
+
+
+@pytest.mark.parametrize("fault", ["append", "sync"])
+def test_a_foreign_ledger_that_fails_once_takes_nothing_more_before_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    path = tmp_path / "genesis_ledger.jsonl"
+    ledger = Failing(str(path))
+    host = ForeignHost(tmp_path, ledger)
+    sent = message("peer", 2)
+
+    def fdatasync(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with serving(host.app(), tmp_path) as server:
+        with server.peer(ALICE, bearer=host.log_in(ALICE)) as alice:
+            assert alice.ask(message("peer", 1))["position"] == 1
+            with monkeypatch.context() as broken:
+                if fault == "append":
+                    broken.setattr(ledger, "fails", True)
+                else:
+                    broken.setattr(host_ledger, "os", SimpleNamespace(fdatasync=fdatasync))
+                assert alice.ask(sent)["code"] == "ledger_unavailable"
+            logged = path.read_bytes()
+            # It is well again, but nobody knows what it holds.
+            for seq in (2, 3):
+                assert alice.ask(message("peer", seq))["code"] == "ledger_unavailable"
+            assert path.read_bytes() == logged
+        (reason,) = secure_chat.atlas_ready(host)
+        assert "restart" in reason
+    again = ForeignHost(tmp_path, SyncLedger(str(path)))
+    with (
+        serving(again.app(), tmp_path) as server,
+        server.peer(ALICE, bearer=again.log_in(ALICE)) as alice,
+    ):
+        ack = alice.ask(sent)
+        assert (ack["position"], ack["duplicate"]) == (2, fault == "sync")
+        assert secure_chat.atlas_ready(again) == []
+    assert audit_ledger(path).sound
+
+
+def test_a_foreign_ledger_that_forks_its_chain_is_not_believed(tmp_path: Path) -> None:
+    class Forgetful(SyncLedger):
+        """Starts a second chain in its file, as two instances of the host's class did."""
+
+        def append_event(self, *event: Any) -> GenesisEvent:
+            path = Path(self.storage_path)
+            before = path.read_text()
+            path.write_text("")
+            found = super().append_event(*event)
+            path.write_text(before + path.read_text())
+            return found
+
+    path = tmp_path / "genesis_ledger.jsonl"
+    host = ForeignHost(tmp_path, Forgetful(str(path)))
+    with (
+        serving(host.app(), tmp_path) as server,
+        server.peer(ALICE, bearer=host.log_in(ALICE)) as alice,
+    ):
+        assert alice.ask(message("peer", 1))["position"] == 1
+        assert alice.ask(message("peer", 2))["code"] == "ledger_unavailable"
+    report = audit_ledger(path)
+    assert report.finding is not None
+    assert report.finding.position == 2
 
 
 @pytest.mark.parametrize("make", LEDGERS.values(), ids=LEDGERS.keys())

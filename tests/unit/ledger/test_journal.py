@@ -184,9 +184,26 @@ def test_a_ledger_is_continued_in_its_own_dialect(tmp_path: Path, dialect: str) 
     journal = Journal.open(path)
     journal.append(draft(4))
     journal.close()
+    journal = Journal.open(path, verified=journal.checkpoint)  # nothing has to be read
+    journal.append(draft(5))
+    journal.close()
     report = audit_ledger(path)
     assert report.sound, report.finding
-    assert report.records == 4
+    assert report.records == 5
+    assert len([name for name, count in report.dialects.items() if count]) == 1
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_ledger_whose_one_line_had_to_be_completed_keeps_its_dialect(
+    tmp_path: Path, dialect: str
+) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(Ledger().add(dialect, writers.secure_message(1)).data[:-1])
+    journal = Journal.open(path)
+    journal.append(draft(2))
+    journal.close()
+    report = audit_ledger(path)
+    assert (report.sound, report.records) == (True, 2)
     assert len([name for name, count in report.dialects.items() if count]) == 1
 
 
@@ -238,6 +255,19 @@ def test_a_second_writer_in_this_process_is_refused(tmp_path: Path) -> None:
     journal.append(draft(2))
     journal.close()
     assert len(reopen(path)) == 2
+
+
+@pytest.mark.parametrize("way", ["lock file removed", "other name"])
+def test_a_second_writer_is_refused_however_it_comes_to_the_file(tmp_path: Path, way: str) -> None:
+    path = tmp_path / "ledger.jsonl"
+    with closing(Journal.open(path)):
+        if way == "other name":
+            (tmp_path / "other.jsonl").symlink_to(path)
+            path = tmp_path / "other.jsonl"
+        else:
+            path.with_name("ledger.jsonl.lock").unlink()
+        with pytest.raises(LedgerLocked):
+            Journal.open(path)
 
 
 def test_a_copy_of_the_right_size_in_the_files_place_is_not_taken_for_it(tmp_path: Path) -> None:

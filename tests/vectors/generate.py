@@ -694,6 +694,14 @@ def handshakes(alice: Person, bob: Person, pinned: Pinned) -> Document:
         handshake=edited(answer, 0, 2, b"\x00\x20"),
         **inputs,
     )
+    for name, at in (("signed", 40), ("KEM", 45)):
+        doc.bad(
+            f"{name} prekey 0",
+            "handshake-respond",
+            "decode",
+            handshake=edited(answer, at, 4, bytes(4)),
+            **inputs,
+        )
     return doc
 
 

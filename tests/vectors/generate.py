@@ -899,6 +899,17 @@ def messages(alice: Person, bob: Person, pinned: Pinned) -> Document:
         wrap_section=parsed["wrap_section"],
     )
     size = 3 + 32 + 32 + 1
+    first = size + 3309 + 2
+    address = sealed[0].ciphertext[first : first + 16]
+
+    def unopened(kind: str) -> list[dict[str, Any]]:
+        """Both wraps without their handshakes, the second one first: the offsets stay."""
+        return [
+            {"at": first + 1262 * wrap + at, "cut": cut, "put": put}
+            for wrap in (1, 0)
+            for at, cut, put in ((33, 1141, ""), (16, 1, kind))
+        ]
+
     for name, edit, error in (
         ("envelope, another version", edited(ciphertext, 0, 1, b"\3"), "unsupported_suite"),
         ("envelope, another suite", edited(ciphertext, 2, 1, b"\2"), "unsupported_suite"),
@@ -907,6 +918,11 @@ def messages(alice: Person, bob: Person, pinned: Pinned) -> Document:
             "envelope, a session opened unsigned",
             edited(ciphertext, size - 1, 1 + 3309, b"\0"),
             "post_quantum_missing",
+        ),
+        (
+            "envelope, no wraps and nothing signed",
+            edited(ciphertext, size - 1, 1 + 3309 + 2 + 2 * 1262, b"\0\0\0"),
+            "decode",
         ),
         ("envelope, no wraps", edited(ciphertext, size + 3309, 2, b"\0\0"), "decode"),
         ("envelope, 401 wraps", edited(ciphertext, size + 3309, 2, b"\x01\x91"), "decode"),
@@ -917,6 +933,20 @@ def messages(alice: Person, bob: Person, pinned: Pinned) -> Document:
             edited(ciphertext, size + 3309 + 2, 1, b"\xff"),
             "decode",
         ),
+        (
+            "envelope, an initiation that opens no session",
+            {**ciphertext, "edits": unopened("01")},
+            "decode",
+        ),
+        (
+            "envelope, kind of wrap 3 without a handshake",
+            {
+                **ciphertext,
+                "edits": [*unopened("03"), {"at": size - 1, "cut": 1 + 3309, "put": "00"}],
+            },
+            "decode",
+        ),
+        ("envelope, an address twice", edited(ciphertext, first + 1262, 16, address), "decode"),
     ):
         doc.bad(name, "envelope-decode", error, ciphertext=edit)
 

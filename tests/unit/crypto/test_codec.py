@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from plugins.secure_chat.crypto import attachments, envelope
 from plugins.secure_chat.crypto.attachments import Attachment
-from plugins.secure_chat.crypto.codec import Reader, identifier
+from plugins.secure_chat.crypto.codec import Reader, identifier, u32
 from plugins.secure_chat.crypto.devices import Certificate, Revocation
 from plugins.secure_chat.crypto.envelope import Envelope
 from plugins.secure_chat.crypto.errors import CryptoError, DecodeError, PostQuantumMissing
@@ -18,6 +18,7 @@ from plugins.secure_chat.crypto.identity import Identity
 from plugins.secure_chat.crypto.pqxdh import Handshake
 from plugins.secure_chat.crypto.prekeys import Bundle, Kind, Publication
 from plugins.secure_chat.crypto.ratchet import Header
+from plugins.secure_chat.crypto.session import Wrapped
 from tests.unit.crypto.people import connect, pair
 
 DECODERS = (
@@ -75,6 +76,24 @@ def test_padding_round_trips_and_hides_the_length(content: bytes) -> None:
     assert len(padded) == envelope.padded_size(len(content) + 4)
     assert len(padded) <= max(256, (len(content) + 4) * 1.12)
     assert envelope.pad(bytes(len(content))).__len__() == len(padded)
+
+
+def test_a_content_over_its_cap_is_refused_though_its_padding_is_right() -> None:
+    framed = u32(envelope.MAX_CONTENT + 1) + bytes(envelope.MAX_CONTENT + 1)
+    padded = framed.ljust(envelope.padded_size(len(framed)), b"\0")
+    with pytest.raises(DecodeError):
+        envelope.unpad(padded)
+
+
+def test_an_envelope_has_at_most_four_hundred_wraps() -> None:
+    one = Wrapped(bytes(16), None, Header(bytes(32), 0, 0), bytes(48))
+    wraps = {number.to_bytes(16, "big"): one for number in range(1, envelope.MAX_WRAPS + 2)}
+    payload = bytes(envelope.MIN_PADDED + 16)
+    too_many = Envelope(bytes(32), bytes(32), b"", wraps, payload)
+    with pytest.raises(DecodeError):
+        Envelope.decode(too_many.encode())
+    wraps.popitem()
+    assert Envelope.decode(too_many.encode()).wraps == wraps
 
 
 def test_the_largest_message_with_every_wrap_opening_a_session_fits_one_mebibyte() -> None:

@@ -899,13 +899,13 @@ def messages(alice: Person, bob: Person, pinned: Pinned) -> Document:
         wrap_section=parsed["wrap_section"],
     )
     size = 3 + 32 + 32 + 1
-    first = size + 3309 + 2
-    address = sealed[0].ciphertext[first : first + 16]
+    wraps_at = size + 3309 + 2
+    address = sealed[0].ciphertext[wraps_at : wraps_at + 16]
 
     def unopened(kind: str) -> list[dict[str, Any]]:
         """Both wraps without their handshakes, the second one first: the offsets stay."""
         return [
-            {"at": first + 1262 * wrap + at, "cut": cut, "put": put}
+            {"at": wraps_at + 1262 * wrap + at, "cut": cut, "put": put}
             for wrap in (1, 0)
             for at, cut, put in ((33, 1141, ""), (16, 1, kind))
         ]
@@ -946,7 +946,7 @@ def messages(alice: Person, bob: Person, pinned: Pinned) -> Document:
             },
             "decode",
         ),
-        ("envelope, an address twice", edited(ciphertext, first + 1262, 16, address), "decode"),
+        ("envelope, an address twice", edited(ciphertext, wraps_at + 1262, 16, address), "decode"),
     ):
         doc.bad(name, "envelope-decode", error, ciphertext=edit)
 
@@ -1025,6 +1025,13 @@ def messages(alice: Person, bob: Person, pinned: Pinned) -> Document:
     )
     assert doc.vectors[-1]["output"]["outcomes"][0] == {"error": "commitment_mismatch"}
     doc.good(
+        "refused: padding that is not canonical",
+        "messages-open",
+        frames=[_badly_padded(sender, rosters[:1], him, first), wire[0]],
+        **inputs,
+    )
+    assert doc.vectors[-1]["output"]["outcomes"][0] == {"error": "decrypt"}
+    doc.good(
         "refused: prekeys are gone", "messages-open", frames=[wire[0]], **{**inputs, "prekeys": []}
     )
 
@@ -1085,6 +1092,17 @@ def _uncommitted(sender: Messenger, rosters: list[Roster], recipient: str, model
         frame = sender.seal(recipient, rosters, b"two faces", model.ts)
     finally:
         envelope.content_keys = honest
+    return frame.to_wire()
+
+
+def _badly_padded(sender: Messenger, rosters: list[Roster], recipient: str, model: Frame) -> Any:
+    """A message sealed by the book, but for one zero too many behind its content."""
+    honest = envelope.pad
+    try:
+        envelope.pad = lambda content: honest(content) + b"\0"
+        frame = sender.seal(recipient, rosters, b"padded", model.ts)
+    finally:
+        envelope.pad = honest
     return frame.to_wire()
 
 

@@ -8,7 +8,12 @@ from dataclasses import replace
 import pytest
 
 from plugins.secure_chat.crypto import labels, roster, safety
-from plugins.secure_chat.crypto.devices import DeviceKeys, Revocation, revocation_body
+from plugins.secure_chat.crypto.devices import (
+    DeviceKeys,
+    Revocation,
+    describe,
+    revocation_body,
+)
 from plugins.secure_chat.crypto.errors import (
     BadClassicalSignature,
     BadPostQuantumSignature,
@@ -17,6 +22,7 @@ from plugins.secure_chat.crypto.errors import (
     IdentityChanged,
     NotCertified,
     PostQuantumMissing,
+    Refused,
 )
 from plugins.secure_chat.crypto.identity import (
     IdentityBody,
@@ -78,6 +84,7 @@ def test_after_a_rotation_a_device_goes_on_under_its_new_certificate() -> None:
     with pytest.raises(NotCertified):
         bob["b"].recertify(alice.roster)
     bob["b"].recertify(bob.roster)
+    assert bob["b"].missing_sessions([alice.roster]), "they end with the certificate"
     directory.publish(bob["b"].publish_prekeys(1, rotate=True))
     bob.devices["b"].restart()
     alice["a"].learn(bob.roster, [before])
@@ -107,6 +114,45 @@ def test_a_history_with_a_reset_in_it_is_a_reset() -> None:
     first = bob.renew(bless=False)
     second = bob.renew(bless=True)
     assert alice["a"].learn(bob.roster, [first, second]) is Succession.RESET
+
+
+def test_a_history_that_the_wallet_did_not_sign_is_refused() -> None:
+    """The old post-quantum key alone, stolen, rotates nothing."""
+    alice, bob, _ = pair()
+    first = bob.renew(bless=True)
+    second = bob.renew(bless=True)
+    thief = Person(Directory(), "t")
+    forged = replace(second, wallet_signature=thief.wallet.sign(second.body.text))
+    with pytest.raises(BadWalletSignature):
+        alice["a"].learn(bob.roster, [first, forged])
+    assert alice["a"].pinned(bob.id) == first.id
+
+
+def test_a_device_endorses_none_of_another_identity_or_by_another_certificate() -> None:
+    directory = Directory()
+    alice, bob = Person(directory, "a", "desk"), Person(directory, "b")
+    honest = describe(alice.identity, "new", DeviceKeys.generate(os.urandom), alice.certificates[0])
+    for change in (
+        {"wallet": bob.id},
+        {"identity": bob.identity.id},
+        {"endorser": alice.certificates[1].id},
+        {"endorser": bytes(32)},
+    ):
+        with pytest.raises(Refused):
+            alice["a"].endorse(replace(honest, **change))
+    alice["a"].endorse(honest)
+
+
+def test_no_session_is_opened_with_a_revoked_device() -> None:
+    directory = Directory()
+    alice, bob = Person(directory, "a"), Person(directory, "b1", "b2")
+    acquaint(alice, bob)
+    before, bundle = bob.roster, directory.claim(bob.certificates[1].id)
+    bob.revoke("b2")
+    alice["a"].learn(bob.roster)
+    for shown in (bob.roster, before):
+        with pytest.raises(NotCertified):
+            alice["a"].establish(shown, bundle, 1)
 
 
 def test_a_ghost_device_refuses_the_roster() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from plugins.secure_chat.core.envelope import MAX_SEQ
 from plugins.secure_chat.crypto import envelope, primitives
 from plugins.secure_chat.crypto.envelope import MAX_CONTENT, Envelope
 from plugins.secure_chat.crypto.errors import (
@@ -19,6 +20,7 @@ from plugins.secure_chat.crypto.errors import (
     DecryptError,
     NoSession,
     NotAddressed,
+    NotCertified,
     Reflected,
     Refused,
     Replayed,
@@ -26,9 +28,20 @@ from plugins.secure_chat.crypto.errors import (
 )
 from plugins.secure_chat.crypto.frame import Frame
 from plugins.secure_chat.crypto.messenger import Message, Messenger, Opened
-from plugins.secure_chat.crypto.prekeys import Kind
+from plugins.secure_chat.crypto.prekeys import MAX_ONE_TIME, Kind
+from plugins.secure_chat.crypto.store import SessionStore
 from plugins.secure_chat.crypto.streams import Continuity, Incoming
-from tests.unit.crypto.people import Device, Directory, Person, acquaint, connect, pair
+from tests.unit.crypto.people import (
+    KEY,
+    Device,
+    Directory,
+    Person,
+    Storage,
+    Witness,
+    acquaint,
+    connect,
+    pair,
+)
 
 
 def established() -> tuple[Person, Person]:
@@ -218,6 +231,85 @@ def test_a_wrap_smuggled_into_another_conversation_is_not_opened() -> None:
         bob["b"].open(resigned(mallory, frame, recipient=carol.id), mallory.roster)
 
 
+def test_a_direct_message_is_not_for_ones_own_devices_alone() -> None:
+    directory = Directory()
+    alice, bob = Person(directory, "a1", "a2"), Person(directory, "b")
+    acquaint(alice, bob)
+    connect(alice["a1"], [alice, bob], directory)
+    with pytest.raises(Refused):
+        alice["a1"].seal(bob.id, [alice.roster], b"x", 1.0)
+
+
+def test_a_message_is_for_one_to_four_hundred_other_devices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alice, bob = established()
+    with pytest.raises(Refused):
+        alice["a"].seal("thread:1", [alice.roster], b"to nobody else", 1.0)
+    monkeypatch.setattr(envelope, "MAX_WRAPS", 1)
+    assert alice["a"].seal(bob.id, [bob.roster], b"x", 1.0).seq == 2
+    carol = Person(bob.directory, "c")
+    acquaint(alice, carol)
+    connect(alice["a"], [carol], bob.directory)
+    with pytest.raises(Refused):
+        alice["a"].seal("thread:1", [bob.roster, carol.roster], b"x", 1.0)
+
+
+def test_two_devices_with_one_address_are_not_confused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 16 bytes no two are found that meet; of none, all do."""
+    directory = Directory()
+    alice, bob = Person(directory, "a"), Person(directory, "b1", "b2")
+    acquaint(alice, bob)
+    connect(alice["a"], [bob], directory)
+    monkeypatch.setattr(f"{Messenger.__module__}.ADDRESS", 0)
+    with pytest.raises(Refused):
+        alice["a"].seal(bob.id, [bob.roster], b"x", 1.0)
+
+
+def test_a_streams_numbers_end() -> None:
+    alice, bob = established()
+    alice["a"].fast_forward(bob.id, MAX_SEQ - 1)
+    assert alice["a"].seal(bob.id, [bob.roster], b"the last", 1.0).seq == MAX_SEQ
+    with pytest.raises(Refused):
+        alice["a"].seal(bob.id, [bob.roster], b"one more", 1.0)
+
+
+def test_a_stream_never_goes_back() -> None:
+    alice, bob = established()
+    alice["a"].seal(bob.id, [bob.roster], b"the second", 1.0)
+    alice["a"].fast_forward(bob.id, 1)
+    assert alice["a"].seal(bob.id, [bob.roster], b"the third", 1.0).seq == 3
+
+
+def test_streams_of_devices_and_conversations_do_not_meet() -> None:
+    """Each begins with 1; what differs is the sender, its device, or the recipient alone."""
+    directory = Directory()
+    alice, bob, carol = (
+        Person(directory, "a1", "a2"),
+        Person(directory, "b"),
+        Person(directory, "a1"),
+    )
+    acquaint(alice, bob, carol)
+    for sender in (alice["a1"], alice["a2"], carol["a1"]):
+        connect(sender, [bob], directory)
+        for recipient in (bob.id, "thread:1", "thread:2"):
+            frame = sender.seal(recipient, [bob.roster], b"x", 1.0)
+            assert frame.seq == 1
+            person = carol if sender is carol["a1"] else alice
+            assert bob["b"].open(frame, person.roster).continuity is Continuity.FIRST
+
+
+def test_a_device_without_prekeys_can_be_left_out() -> None:
+    directory = Directory()
+    alice, bob = Person(directory, "a"), Person(directory, "b1", "b2")
+    acquaint(alice, bob)
+    connect(alice["a"], [bob], directory)
+    b1, b2 = bob.certificates
+    message = Message(bob.id, [bob.roster], b"x", 1.0, without=frozenset((b2.id,)))
+    (frame,) = alice["a"].seal_many([message])
+    assert list(Envelope.decode(frame.ciphertext).wraps) == [b1.id[: envelope.ADDRESS]]
+
+
 def test_a_device_that_was_left_out_is_told_so() -> None:
     directory = Directory()
     alice, bob = Person(directory, "a"), Person(directory, "b1")
@@ -276,6 +368,44 @@ def test_one_time_secrets_go_with_their_first_use_and_signed_ones_with_the_secon
     assert bob["b"].publish_prekeys(0).signed.id == bob["b"].publish_prekeys(1).signed.id
 
 
+def test_no_prekey_gets_a_number_or_a_secret_of_another() -> None:
+    alice, _, _ = pair()
+    published = [alice["a"].publish_prekeys(2, rotate=at == 1) for at in range(3)]
+    made = [one for each in published for one in (*each.one_time, *each.one_time_kem)]
+    made += [one for each in published[1:2] for one in (each.signed, each.last_resort)]
+    assert len({one.id for one in made}) == len(made) == 14
+    assert len({one.key for one in made}) == 14
+
+
+def test_one_time_secrets_are_bounded_and_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    alice, _, _ = pair()
+    monkeypatch.setattr(f"{Messenger.__module__}.MAX_ONE_TIME_KEPT", 5)
+    store = alice["a"]._store
+    last = [alice["a"].publish_prekeys(3) for _ in range(3)][-1]
+    for kind, newest in ((Kind.ONE_TIME, last.one_time), (Kind.ONE_TIME_KEM, last.one_time_kem)):
+        kept = sorted(store.names(b"prekey/" + bytes((kind,))))
+        assert len(kept) == 5
+        assert [int.from_bytes(name[-4:], "big") for name in kept[-3:]] == [o.id for o in newest]
+
+
+@pytest.mark.parametrize("count", [-1, MAX_ONE_TIME + 1])
+def test_a_publication_holds_no_more_prekeys_than_others_take(count: int) -> None:
+    alice, _, _ = pair()
+    with pytest.raises(Refused):
+        alice["a"].publish_prekeys(count)
+
+
+def test_a_device_is_made_once_and_of_its_own_keys() -> None:
+    alice, bob, _ = pair()
+    keys = alice.devices["a"].keys
+    with pytest.raises(Refused):
+        Messenger.create(alice.devices["a"].store(), keys, alice.roster, "a", os.urandom)
+    with pytest.raises(NotCertified):
+        Messenger.create(
+            SessionStore(Storage(), Witness(), KEY, os.urandom), keys, bob.roster, "b", os.urandom
+        )
+
+
 def test_no_nonce_and_no_content_key_comes_twice() -> None:
     """A10: nonces are drawn inside; no interface takes one."""
     alice, bob = established()
@@ -308,6 +438,8 @@ def test_after_an_old_backup_the_device_sends_only_once_it_has_begun_again() -> 
     with pytest.raises(StateRolledBack):
         restored.open(answer, bob.roster)
     restored.begin_again()
+    for prefix in (b"session/", b"prekey/"):
+        assert not restored._store.names(prefix)
     with pytest.raises(CryptoError):
         restored.open(answer, bob.roster)
     published = restored.publish_prekeys(1, rotate=True)

@@ -18,6 +18,7 @@ from plugins.secure_chat.crypto.envelope import (
 from plugins.secure_chat.crypto.errors import DecryptError, UnknownPrekey, UnknownSession
 from plugins.secure_chat.crypto.frame import Frame
 from plugins.secure_chat.crypto.messenger import Messenger
+from plugins.secure_chat.crypto.pqxdh import MAX_OPENED
 from plugins.secure_chat.crypto.session import MAX_SESSIONS
 from tests.unit.crypto.people import Directory, Person, acquaint, connect, pair
 
@@ -91,6 +92,14 @@ def test_a_reset_wins_and_what_is_still_under_way_opens() -> None:
     assert opening(fresh)
     assert alice["a"].open(under_way, bob.roster).content == b"old"
     assert used(talk(bob, alice)) == used(fresh)
+
+
+def test_a_clock_at_its_end_still_opens_sessions() -> None:
+    alice, bob, directory = pair()
+    bundle = directory.claim(bob.certificates[0].id)
+    for _ in range(2):
+        alice["a"].establish(bob.roster, bundle, MAX_OPENED)
+    assert opening(talk(alice, bob))
 
 
 def test_sessions_are_capped_and_the_newest_survive() -> None:

@@ -116,6 +116,8 @@ class SessionStore:
             if value is None:
                 records.pop(name, None)
                 encoded.pop(name, None)
+            elif len(value) > MAX_RECORD:
+                raise StorageError("a record is too large to be read again")
             else:
                 records[name] = value
                 encoded[name] = b8(name) + b32(value)

@@ -65,6 +65,7 @@ def test_a_message_reaches_every_device_of_both_sides() -> None:
     acquaint(alice, bob)
     connect(alice["a1"], [alice, bob], directory)
     frame = alice["a1"].seal(bob.id, [alice.roster, bob.roster], b"hello", 1.5)
+    assert len(Envelope.decode(frame.ciphertext).wraps) == 4, "none for the sender itself"
     for messenger in (alice["a2"], bob["b1"], bob["b2"], bob["b3"]):
         opened = messenger.open(Frame.from_wire(frame.to_wire()), alice.roster)
         assert (opened.content, opened.ts, opened.seq) == (b"hello", 1.5, 1)

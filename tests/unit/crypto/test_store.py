@@ -10,7 +10,7 @@ import pytest
 from plugins.secure_chat.crypto.errors import StateRolledBack, StateUnreadable, StorageError
 from plugins.secure_chat.crypto.file_storage import FileStorage, FileWitness, Slots
 from plugins.secure_chat.crypto.messenger import Messenger
-from plugins.secure_chat.crypto.store import SessionStore
+from plugins.secure_chat.crypto.store import MAX_RECORD, SessionStore
 from tests.unit.crypto.people import KEY, Storage, Witness, connect, pair
 
 
@@ -152,6 +152,47 @@ def test_an_old_backup_may_not_commit_and_says_so() -> None:
     assert (again.rolled_back, again.get(b"a"), again.get(b"b")) == (False, None, b"4")
 
 
+def test_the_state_that_was_begun_again_without_is_an_old_one_when_it_comes_back() -> None:
+    storage, witness = Storage(), Witness()
+    store = opened(storage, witness)
+    store.commit({b"a": b"1"})
+    backup = storage.blob
+    store.commit({b"a": b"2"})
+    newest, storage.blob = storage.blob, backup
+    opened(storage, witness).begin_again({b"a": None})
+    storage.blob = newest
+    assert opened(storage, witness).rolled_back
+
+
+@pytest.mark.parametrize("name", [b"n", b"a"])
+def test_a_record_that_could_not_be_read_again_is_refused_and_changes_nothing(name: bytes) -> None:
+    storage, witness = Storage(), Witness()
+    store = opened(storage, witness)
+    largest = bytes(MAX_RECORD)
+    store.commit({b"a": largest})
+    with pytest.raises(StorageError):
+        store.commit({b"b": b"with it", name: largest + b"\0"})
+    store.commit({b"c": b"3"})
+    again = opened(storage, witness)
+    assert (again.get(b"a"), again.get(b"b"), again.get(b"c")) == (largest, None, b"3")
+
+
+@pytest.mark.parametrize("size", [0, 16, 31, 33])
+def test_a_key_of_another_size_is_refused(size: int) -> None:
+    with pytest.raises(StorageError):
+        SessionStore(Storage(), Witness(), bytes(size), os.urandom)
+
+
+def test_what_could_not_be_kept_is_not_seen() -> None:
+    storage = Failing()
+    store = opened(storage, Witness())
+    store.commit({b"a": b"1"})
+    storage.fail = "before"
+    with pytest.raises(PowerCut):
+        store.commit({b"a": b"2", b"b": b"3"})
+    assert (store.get(b"a"), store.names(b"")) == (b"1", (b"a",))
+
+
 def test_a_second_holder_of_the_same_state_is_stopped_at_its_first_commit() -> None:
     """Two tabs: whoever comes second finds that the witness has moved."""
     storage, witness = Storage(), Witness()
@@ -162,10 +203,11 @@ def test_a_second_holder_of_the_same_state_is_stopped_at_its_first_commit() -> N
     one.commit({b"a": b"3"})
 
 
-def test_a_lost_witness_is_noticed() -> None:
+@pytest.mark.parametrize("commits", [2, 3])
+def test_a_lost_witness_is_noticed(commits: int) -> None:
     storage, witness = Storage(), Witness()
     store = opened(storage, witness)
-    for _ in range(3):
+    for _ in range(commits):
         store.commit({b"a": b"1"})
     lost = Witness()
     # Nor does opening it once make a new witness believe it.
@@ -245,6 +287,33 @@ def test_nothing_of_a_blob_stays_in_the_files_once_another_is_written(tmp_path: 
     slots.write(b"blob 8;")
     held = b"".join(contents(tmp_path).values())
     assert [at for at in range(10) if b"blob %d;" % at in held] == [8]
+    slots.close()
+
+
+def test_a_slot_of_which_any_byte_is_altered_is_not_read(tmp_path: Path) -> None:
+    slots = Slots(tmp_path / "state")
+    slots.write(b"the only one")
+    (path,) = [path for path, data in contents(tmp_path).items() if data]
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes((whole[at] ^ 1,)) + whole[at + 1 :])
+        assert slots.read() is None
+    path.write_bytes(whole)
+    assert slots.read() == b"the only one"
+    slots.close()
+
+
+def test_a_disk_that_takes_and_gives_a_few_bytes_at_a_time_loses_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwrite, pread = os.pwrite, os.pread
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: pwrite(file, data[:7], at))
+    slots = Slots(tmp_path / "state")
+    for blob in (b"a blob that is not short; " * 4, b"another one of them", b"and a third"):
+        slots.write(blob)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pread", lambda file, n, at: pread(file, min(n, 44), at))
+            assert slots.read() == blob
     slots.close()
 
 

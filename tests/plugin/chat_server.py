@@ -187,6 +187,15 @@ class ChatServer:
         content = body if isinstance(body, bytes) else json.dumps(body)
         return self.http.post("/v1/chat/messages", headers=headers, content=content)
 
+    def so_many(self, stage: str) -> float:
+        """Messages that have come to ``stage``, as the metrics count them."""
+        (line,) = (
+            line
+            for line in self.http.get("/metrics").text.splitlines()
+            if line.startswith(f'secure_chat_messages_total{{stage="{stage}"}} ')
+        )
+        return float(line.split()[-1])
+
     def records(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.ledger.read_bytes().splitlines()]
 
@@ -194,14 +203,14 @@ class ChatServer:
 class RawSocket:
     """A WebSocket by hand, for frames that no library would send."""
 
-    def __init__(self, server: ChatServer, wallet: str) -> None:
+    def __init__(self, server: ChatServer, wallet: str, bearer: str | None = None) -> None:
         self._socket = socket.create_connection(("127.0.0.1", server.port), timeout=WAIT)
         self._socket.sendall(
             f"GET /v1/chat/ws HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
             "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
             "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
             "Sec-WebSocket-Extensions: permessage-deflate\r\n"
-            f"Authorization: Bearer {token(wallet)}\r\n\r\n".encode()
+            f"Authorization: Bearer {bearer or token(wallet)}\r\n\r\n".encode()
         )
         self.head = b""
         while b"\r\n\r\n" not in self.head:
@@ -236,6 +245,11 @@ class RawSocket:
 
     def close_code(self) -> int:
         """Read on to the close frame; its code."""
+        return self.closed()[1]
+
+    def closed(self) -> tuple[list[dict[str, Any]], int]:
+        """What still comes until the server closes, and its close code."""
+        frames: list[dict[str, Any]] = []
         while True:
             first, length = self._exactly(2)
             if length >= 126:
@@ -243,7 +257,8 @@ class RawSocket:
             payload = self._exactly(length)
             if first & 0x0F == 8:
                 self._socket.close()
-                return int.from_bytes(payload[:2], "big")
+                return frames, int.from_bytes(payload[:2], "big")
+            frames.append(json.loads(payload))
 
     def _exactly(self, size: int) -> bytes:
         data = b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -12,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +28,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from plugins.secure_chat.core.records import Receipt
 from plugins.secure_chat.errors import ConfigurationError
+from plugins.secure_chat.ledger.port import JournalLedger
 from plugins.secure_chat.transport import socket as socket_shell
 from plugins.secure_chat.transport.tokens import KNOWN_SECRET, check_secret
 from tests.plugin.chat_server import (
@@ -36,6 +40,7 @@ from tests.plugin.chat_server import (
     SECRET,
     WAIT,
     ChatServer,
+    RawSocket,
     chat_server,
     message,
     token,
@@ -246,6 +251,40 @@ def test_nothing_comes_after_the_tokens_expiry(server: ChatServer, clock: Movabl
     assert code == 4401
 
 
+def test_what_waits_for_a_slow_peer_is_not_sent_after_the_expiry(
+    tmp_path: Path, clock: MovableClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many large messages leave the outbox at once; the peer has read none when its token ends."""
+    count, buffered = 30, 20  # of 1.4 MB; the buffers of both ends of a socket take fewer
+    may_commit = threading.Event()
+    commit = JournalLedger.commit
+
+    async def held(ledger: JournalLedger, *what: Any) -> list[Receipt]:
+        await asyncio.to_thread(may_commit.wait, WAIT)
+        return await commit(ledger, *what)
+
+    monkeypatch.setattr(JournalLedger, "commit", held)
+    monkeypatch.setattr(socket_shell, "CLOSE_SECONDS", WAIT)
+    with (
+        chat_server(tmp_path, outbox_bytes=1 << 30) as server,
+        server.peer(ALICE, bearer=token(ALICE, seconds=3 * HOUR)) as alice,
+    ):
+        bob = RawSocket(server, BOB, token(BOB, seconds=2 * HOUR))
+        for seq in range(1, count + 1):
+            alice.send(message(BOB, seq, bytes(1 << 20)))
+        assert alice.silent()  # all of it was taken, and none is committed
+        may_commit.set()
+        assert {alice.receive()["type"] for _ in range(count)} == {"ACK"}
+        clock.move(HOUR)
+        taken = server.so_many("received")
+        bob.send_at_once({"type": "AUTH", "token": token(BOB, seconds=HOUR)})  # it is over at once
+        server.wait_for(lambda: server.so_many("received") == taken + 1, "the token")
+        frames, code = bob.closed()
+    kinds = [frame["type"] for frame in frames]
+    assert kinds.count("CHAT_MESSAGE") < buffered
+    assert (kinds[-1], frames[-1]["code"], code) == ("ERROR", "unauthorized", 4401)
+
+
 def test_a_socket_that_says_nothing_ends_with_its_token(
     server: ChatServer, clock: MovableClock
 ) -> None:
@@ -309,6 +348,9 @@ def test_the_own_and_an_allowed_page_may_connect(server: ChatServer) -> None:
     for origin in (f"http://127.0.0.1:{server.port}", "https://app.example"):
         with server.peer(ALICE, headers={"Origin": origin}) as alice:
             assert alice.silent()
+    of_no_page = {"Origin": f"ftp://127.0.0.1:{server.port}"}
+    with pytest.raises(InvalidStatus), server.peer(ALICE, headers=of_no_page, greeted=False):
+        pass
 
 
 # -- logs ------------------------------------------------------------------------------------------

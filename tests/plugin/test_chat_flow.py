@@ -218,16 +218,6 @@ def test_flooding_ends_the_connection_4429(tmp_path: Path) -> None:
 # -- memory ----------------------------------------------------------------------------------------
 
 
-def _so_many(server: ChatServer, stage: str) -> float:
-    """Messages that have come to ``stage``, as the metrics count them."""
-    (line,) = (
-        line
-        for line in server.http.get("/metrics").text.splitlines()
-        if line.startswith(f'secure_chat_messages_total{{stage="{stage}"}} ')
-    )
-    return float(line.split()[-1])
-
-
 def test_while_too_much_is_unanswered_nothing_more_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,17 +236,17 @@ def test_while_too_much_is_unanswered_nothing_more_is_read(
         raw = RawSocket(server, ALICE)
         raw.send_at_once(*(message(BOB, seq) for seq in range(1, 4)))
         assert begun.wait(WAIT)
-        assert _so_many(server, "received") == 1
+        assert server.so_many("received") == 1
         another = RawSocket(server, BOB)
         another.send_at_once(message(CAROL, 1))
         posted = caller.submit(server.post, CAROL, message(BOB, 1))
-        server.wait_for(lambda: _so_many(server, "received") >= 2, "the request")
+        server.wait_for(lambda: server.so_many("received") >= 2, "the request")
         for _ in range(10):  # it is not that they had no time
-            assert _so_many(server, "received") == 2
-        assert _so_many(server, "validated") == 1
+            assert server.so_many("received") == 2
+        assert server.so_many("validated") == 1
         may_commit.set()
         assert posted.result().status_code == 201
-        server.wait_for(lambda: _so_many(server, "acknowledged") == 5, "all answered")
+        server.wait_for(lambda: server.so_many("acknowledged") == 5, "all answered")
         raw.hang_up()
         another.hang_up()
 
@@ -280,7 +270,7 @@ def test_a_socket_with_too_many_unanswered_messages_is_not_read(
         assert begun.wait(WAIT)
         for _ in range(10):
             assert bob.silent()  # others are read
-        assert _so_many(server, "validated") == 3
+        assert server.so_many("validated") == 3
         may_commit.set()
         assert [bob.receive()["seq"] for _ in range(8)] == list(range(1, 9))
         raw.hang_up()

@@ -388,6 +388,12 @@ class _Connection:
         if time.time() < self._principal.expires_at:
             self._watch_expiry()
             return
+        if self._outbox.close_with is not None:
+            return
+        # What waits until the peer reads is not sent any more; the last word has its own writer.
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.cancel()
         expired = Unauthorized("the token has expired: log in and reconnect")
         self._outbox.close(Close.TOKEN_EXPIRED, encode_frame(error_frame(expired)))
 
@@ -456,7 +462,7 @@ class _Connection:
                 for batch, size in _batches(frames):
                     if outbox.close_with is None and time.time() >= self._principal.expires_at:
                         self._on_expiry()
-                        break
+                        return
                     await self._frames.send_many(batch)
                     outbox.sent(size)
                     if outbox.close_with is Close.TOO_SLOW:

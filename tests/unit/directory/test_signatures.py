@@ -61,6 +61,50 @@ async def test_each_message_of_a_batch_gets_its_own_verdict(tmp_path: Path, coun
     assert [type(one) for one in verdicts] == [expected.get(kind, BadSignature) for kind in kinds]
 
 
+async def test_no_field_of_a_message_is_another_than_its_device_signed(tmp_path: Path) -> None:
+    person = Person(Directory(), "a", "b")
+    cid = "bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"
+    frame = Frame(person.id, "a", "bob", bytes(16), bytes(12), 7, 2.5, (cid,))
+    signed = msgspec.structs.replace(
+        envelope(person, "a", 7),
+        nonce=b64encode(frame.nonce).decode(),
+        ts=frame.ts,
+        hash=b64encode(frame.hash).decode(),
+        cids=frame.cids,
+        signature=b64encode(frame.signed(person.devices["a"].keys.signing).signature).decode(),
+    )
+    changes: list[dict[str, object]] = [
+        {"device": "b"},
+        {"recipient": "carol"},
+        {"nonce": b64encode(bytes(11) + b"\1").decode()},
+        {"seq": 8},
+        {"ts": 2.75},
+        {"hash": b64encode(bytes(32)).decode()},
+        {"cids": ()},
+    ]
+    batch = [signed, *(msgspec.structs.replace(signed, **change) for change in changes)]
+    async with opened(tmp_path) as chat:
+        await chat.register(person)
+        check = DeviceSignatures(Entries(chat.store), Metrics(), required=False)
+        verdicts = await check(batch)
+        check.close()
+    assert verdicts[0] is None
+    assert [type(one) for one in verdicts[1:]] == [BadSignature] * len(changes)
+
+
+@pytest.mark.parametrize("required", [False, True])
+async def test_a_wallet_that_never_registered_signs_only_where_it_must(
+    tmp_path: Path, required: bool
+) -> None:
+    person = Person(Directory(), "a")
+    async with opened(tmp_path) as chat:
+        check = DeviceSignatures(Entries(chat.store), Metrics(), required=required)
+        (verdict,) = await check([envelope(person, "a", 1)])
+        check.close()
+    assert isinstance(verdict, UnknownDevice) == required
+    assert (verdict is None) != required
+
+
 async def test_a_large_batch_is_not_verified_on_the_event_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,6 +92,24 @@ def test_prekeys_under_the_same_signed_prekey_add_up_and_under_another_replace(
     assert store.publication(PHONE) == "p3"
 
 
+def test_a_number_is_not_taken_again_though_the_device_began_anew(store: DirectoryStore) -> None:
+    store.publish(PHONE, "p1", publication(3, 9))
+    other = replace(SIGNED, id=10)
+    assert store.publish(PHONE, "p2", publication(3, 9, signed=other)) == Stock(0, 0)
+    assert store.publish(PHONE, "p3", publication(4, 12, signed=other)) == Stock(1, 1)
+    assert claimed_numbers(store, 2) == [(12, 12), (0, 0)]
+
+
+def test_what_a_device_publishes_touches_no_other_device(store: DirectoryStore) -> None:
+    laptop = "ff" * 32
+    store.publish(laptop, "p1", publication(1, 2))
+    for start in (101, 201, 301):
+        store.publish(PHONE, f"p{start}", publication(*range(start, start + 100)))
+    store.publish(PHONE, "anew", publication(500, signed=replace(SIGNED, id=7)))
+    assert store.stock(laptop) == Stock(2, 2)
+    assert store.stock(PHONE) == Stock(1, 1)
+
+
 def test_the_stock_is_bounded_and_the_oldest_go(store: DirectoryStore) -> None:
     for start in (1, 101, 201):
         store.publish(PHONE, f"p{start}", publication(*range(start, start + 100)))

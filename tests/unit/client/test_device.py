@@ -3,6 +3,7 @@ an old copy of it is not taken for the newest."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -319,6 +320,33 @@ def test_a_passphrase_opens_what_it_closed_and_no_other_does(tmp_path: Path) -> 
         open_device(tmp_path / "a", unlock="correct horsf")
 
 
+def test_a_passphrase_is_stretched_with_the_states_own_salt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    scrypt = hashlib.scrypt
+
+    def watched(password: bytes, **cost: Any) -> bytes:
+        asked.append(cost)
+        return scrypt(password, **cost)
+
+    monkeypatch.setattr(hashlib, "scrypt", watched)
+    for name in "ab":
+        open_device(tmp_path / name, unlock="correct horse").close()
+    salts = [(tmp_path / name / "id").read_bytes() for name in "ab"]
+    assert [one["salt"] for one in asked] == salts
+    assert salts[0] != salts[1]
+    assert all(one["n"] * one["r"] * 128 >= 128 << 20 for one in asked), "bytes of memory"
+
+
+def test_a_state_with_a_damaged_salt_says_so(tmp_path: Path) -> None:
+    open_device(tmp_path / "a").close()
+    path = tmp_path / "a" / "id"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(StorageError, match="damaged"):
+        open_device(tmp_path / "a")
+
+
 def test_a_states_names_and_its_salt_are_on_the_disk_before_anything_is_sealed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -514,7 +542,13 @@ def _cut(data: bytes) -> bytes:
     return data[:-1]
 
 
-@pytest.mark.parametrize(("spoil", "error"), [(_flipped, CryptoError), (_cut, DecodeError)])
+def _longer(data: bytes) -> bytes:
+    return data + b"\0"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error"), [(_flipped, CryptoError), (_cut, DecodeError), (_longer, DecodeError)]
+)
 def test_a_spoilt_request_or_endorsement_enrols_nothing(
     tmp_path: Path, spoil: Callable[[bytes], bytes], error: type[Exception]
 ) -> None:
@@ -562,7 +596,10 @@ def test_a_state_folder_is_below_the_users_state_home_unless_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state home"))
-    StateFolder(tmp_path / "a", KEY).close()
-    (witness,) = (tmp_path / "state home" / "atlas-secure-chat").iterdir()
-    assert sorted(os.listdir(witness)) == ["generation.0", "generation.1"]
+    for name in "ab":
+        StateFolder(tmp_path / name, KEY).close()
+    witnesses = list((tmp_path / "state home" / "atlas-secure-chat").iterdir())
+    assert len(witnesses) == 2, "no two states share one"
+    for witness in witnesses:
+        assert sorted(os.listdir(witness)) == ["generation.0", "generation.1"]
     assert sorted(os.listdir(tmp_path / "a")) == ["id", "state.0", "state.1", "state.lock"]

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from plugins.secure_chat.client.errors import LoginRefused, ProtocolViolation, ServerUnreachable
-from plugins.secure_chat.client.login import wallet_login
+from plugins.secure_chat.client.login import Token, wallet_login
 from plugins.secure_chat.crypto import labels
 from plugins.secure_chat.crypto.wallet import WalletKey, statement_text
 from plugins.secure_chat.errors import ClientError
@@ -38,11 +38,22 @@ async def _login_at(status: int, body: bytes) -> tuple[ClientError, list[bytes]]
     return caught.value, requests
 
 
-async def test_a_server_cannot_have_a_certificate_signed_as_a_login() -> None:
-    text = statement_text(labels.DEVICE_CERTIFICATE, KEY.wallet, bytes(32), device="ghost")
+CERTIFICATE = statement_text(labels.DEVICE_CERTIFICATE, KEY.wallet, bytes(32), device="ghost")
+LOGIN = "Sign this message to login to ATLAS: " + "0f" * 16
+
+
+@pytest.mark.parametrize(
+    "text",
+    [CERTIFICATE, f"{LOGIN}\n{CERTIFICATE}", f"{CERTIFICATE}\n{LOGIN}", LOGIN + "\n", LOGIN[:-1]],
+)
+async def test_a_server_cannot_have_a_certificate_signed_as_a_login(text: str) -> None:
     error, requests = await _login_at(200, json.dumps({"nonce": text, "timestamp": 0}).encode())
     assert isinstance(error, ProtocolViolation)
     assert requests == [b"POST /v1/auth/challenge HTTP/1.1"]  # no signature was sent
+
+
+def test_a_token_does_not_show_itself() -> None:
+    assert "secret" not in repr(Token("secret", 1.0))
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,9 @@ def test_a_foreign_host_with_its_own_ledger_and_users_chats(
     alice_token, bob_token = host.log_in(ALICE), host.log_in(BOB)
     alice_id, bob_id = user_id(ALICE), user_id(BOB)
     signature = "A" * 86 + "=="
+    assert secure_chat.atlas_ready(host) == ["the chat is starting or stopping"]
     with serving(host.app(), tmp_path) as server:
+        assert secure_chat.atlas_ready(host) == []
         with (
             server.peer(ALICE, bearer=alice_token, greeted=False) as alice,
             server.peer(BOB, bearer=bob_token) as bob,

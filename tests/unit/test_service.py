@@ -211,6 +211,17 @@ async def test_an_observer_that_fails_does_not_keep_the_message_from_its_ack(
         assert (await service.log(lambda: event("created"), nothing)).position == 2
 
 
+@pytest.mark.parametrize("task", ["sequencer", "settler"])
+async def test_a_task_that_died_is_said_in_readiness(tmp_path: Path, task: str) -> None:
+    async with running(tmp_path) as (service, _):
+        assert service.why_not_ready() == []
+        (died,) = (one for one in asyncio.all_tasks() if one.get_name() == task)
+        died.cancel()
+        await asyncio.wait((died,))
+        (reason,) = service.why_not_ready()
+        assert "restart to recover" in reason
+
+
 async def test_a_server_that_shuts_down_logs_what_it_took_and_takes_no_more(
     tmp_path: Path,
 ) -> None:

@@ -6,7 +6,7 @@
  * before anything of it is shown, so a page that is closed at any moment loses nothing and shows
  * nothing twice. Several tabs of one wallet share the store; each tells the others what it changed.
  */
-import type { Contact } from "../security/contacts";
+import { type Contact, Contacts } from "../security/contacts";
 import { type Directory, DirectoryError } from "../security/directory";
 import { keepPrekeysInStock } from "../security/enrolment";
 import { isWallet } from "../security/codec";
@@ -116,12 +116,11 @@ const EMPTY: ConversationView = { loaded: false, entries: [], more: false };
 export class ChatSession {
   readonly messenger: Messenger;
   readonly #directory: Directory;
-  readonly #suite: Suite;
+  readonly #contacts: Contacts;
   readonly #connection: Connection;
   readonly #sending: Sending;
   readonly #tabs: BroadcastChannel;
   readonly #listeners = new Set<() => void>();
-  readonly #clients = new Map<string, SecureMessageClient>();
   readonly #summaries = new Map<string, ConversationSummary>();
   readonly #conversations = new Map<string, ConversationView>();
   readonly #healed = new Map<string, number>();
@@ -151,7 +150,7 @@ export class ChatSession {
   private constructor(parts: SessionParts) {
     this.messenger = parts.messenger;
     this.#directory = parts.directory;
-    this.#suite = parts.suite;
+    this.#contacts = new Contacts(parts.messenger, parts.directory, parts.suite);
     this.#connection = new Connection({
       url: parts.url,
       token: parts.token,
@@ -303,7 +302,7 @@ export class ChatSession {
 
   /** Who the peer is, as the directory says now; null when it has no identity. */
   async contact(peer: string): Promise<Contact | null> {
-    const contact = await this.#client(peer).contacts.contact(peer);
+    const contact = await this.#contacts.contact(peer);
     const changed = contact?.succession === "reset";
     // A directory that does not answer says nothing new: the banner stays as it is.
     const answered = contact?.current ?? true;
@@ -314,13 +313,13 @@ export class ChatSession {
   }
 
   /** 60 digits, to be compared with the person; see `grouped`. */
-  safetyNumber(peer: string, contact: Contact): Promise<string> {
-    return this.#client(peer).contacts.safetyNumber(contact.roster);
+  safetyNumber(contact: Contact): Promise<string> {
+    return this.#contacts.safetyNumber(contact.roster);
   }
 
   /** The person has compared `number`: what was held back is opened, and one may write again. */
   async accept(peer: string, contact: Contact, number: string): Promise<void> {
-    await this.#client(peer).contacts.accept(contact.roster, number);
+    await this.#contacts.accept(contact.roster, number);
     await this.#note(peer, (before) => ({ ...before, changed: false }));
     this.#enqueue(async () => {
       await this.#release(peer);
@@ -516,7 +515,7 @@ export class ChatSession {
     if (Date.now() - last < HEAL_EVERY) return;
     this.#healed.set(sender + device, Date.now());
     try {
-      await this.#client(peer).contacts.reset(sender, device);
+      await this.#contacts.reset(sender, device);
       await this.send(peer, "");
     } catch (error) {
       if (!(error instanceof CryptoError) || FATAL.has(error.code)) throw error;
@@ -730,12 +729,7 @@ export class ChatSession {
   }
 
   #client(peer: string): SecureMessageClient {
-    let client = this.#clients.get(peer);
-    if (client === undefined) {
-      client = new SecureMessageClient(this.messenger, this.#directory, this.#suite, peer);
-      this.#clients.set(peer, client);
-    }
-    return client;
+    return new SecureMessageClient(this.messenger, this.#contacts, peer);
   }
 
   // Telling.

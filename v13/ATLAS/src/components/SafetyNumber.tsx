@@ -27,7 +27,7 @@ async function find(session: ChatSession, peer: string): Promise<Found> {
   try {
     const contact = await session.contact(peer);
     if (contact === null) return { problem: problemText("not_certified") };
-    return { contact, number: await session.safetyNumber(peer, contact) };
+    return { contact, number: await session.safetyNumber(contact) };
   } catch {
     return { problem: "The key directory could not be asked. Try again when you are online." };
   }

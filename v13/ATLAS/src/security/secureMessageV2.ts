@@ -2,12 +2,10 @@
  * SecureMessageV2 for one conversation, under the host's names: text in, the frame's fields out, and
  * back. What is behind it is the whole protocol: see `messenger.ts` and `contacts.ts`.
  */
-import { Contacts } from "./contacts";
-import type { Directory } from "./directory";
+import type { Contacts } from "./contacts";
 import { CryptoError } from "./errors";
 import { type ChatMessage, Frame } from "./frame";
 import type { Keep, Messenger, Opened } from "./messenger";
-import type { Suite } from "./suite";
 
 /** The fields of a message as they are on the wire; bytes in standard base64. */
 export interface SecureMessageV2Payload {
@@ -29,15 +27,16 @@ export interface DecryptedMessage extends Opened {
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-/** Encrypts to one peer, and decrypts what came in that conversation. */
+/** Encrypts to one peer, and decrypts what came in that conversation. It holds no state of its own. */
 export class SecureMessageClient {
   readonly #messenger: Messenger;
   readonly contacts: Contacts;
   readonly peerWallet: string;
 
-  constructor(messenger: Messenger, directory: Directory, suite: Suite, peerWallet: string) {
+  /** `contacts`: of this messenger; one for all its conversations. */
+  constructor(messenger: Messenger, contacts: Contacts, peerWallet: string) {
     this.#messenger = messenger;
-    this.contacts = new Contacts(messenger, directory, suite);
+    this.contacts = contacts;
     this.peerWallet = peerWallet;
   }
 
@@ -63,7 +62,7 @@ export class SecureMessageClient {
    * Open a frame as it was delivered. `keep`'s entries are kept with it: a message opens only once.
    *
    * Throws a CryptoError; then nothing has changed. After `unknown_session`, `unknown_prekey` or
-   * `too_many_skipped` call `contacts.reset` with the frame's sender and device, then send.
+   * `too_many_skipped` call `Contacts.reset` with the frame's sender and device, then send.
    */
   async decrypt(delivered: unknown, keep?: Keep<DecryptedMessage>): Promise<DecryptedMessage> {
     const frame = Frame.fromWire(delivered);

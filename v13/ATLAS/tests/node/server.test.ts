@@ -85,7 +85,9 @@ class Browser {
   }
 
   async client(peer: string, base = url): Promise<SecureMessageClient> {
-    return new SecureMessageClient(await this.open(base), this.directory(base), suite, peer);
+    const messenger = await this.open(base);
+    const contacts = new Contacts(messenger, this.directory(base), suite);
+    return new SecureMessageClient(messenger, contacts, peer);
   }
 
   post(frame: ChatMessage): Promise<Response> {
@@ -216,7 +218,8 @@ test("a browser is a further device of an identity made in Python", async () => 
     request: toBase64(further.request),
   });
   const messenger = await further.finish(bytes(answer));
-  const client = new SecureMessageClient(messenger, browser.directory(), suite, bob.key.wallet);
+  const contacts = new Contacts(messenger, browser.directory(), suite);
+  const client = new SecureMessageClient(messenger, contacts, bob.key.wallet);
   const there = await bob.client(browser.key.wallet);
   const frame = await there.encrypt("to Python's and the browser's device");
   expect((await client.decrypt(frame)).text).toBe("to Python's and the browser's device");

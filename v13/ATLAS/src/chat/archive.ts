@@ -25,8 +25,10 @@ export interface ChatEntry {
   readonly text: string;
   readonly device: string;
   readonly seq: number;
-  /** Seconds, by the sender's clock: for people, nothing is ordered by it. */
+  /** Seconds, by the sender's clock, which may say anything; see `timeOf`. Nothing is ordered by it. */
   readonly ts: number;
+  /** Seconds, by the ledger: the server's word. Null until the ledger has it; 0 where it gave no time. */
+  readonly committed: number | null;
   /** Null until the ledger has it. */
   readonly position: number | null;
   /** Of one's own messages; *committed* for the others. */
@@ -41,7 +43,7 @@ export interface ChatEntry {
 export interface ConversationSummary {
   readonly peer: string;
   readonly unread: number;
-  /** The newest message: its text, and its time in seconds. */
+  /** The newest message: its text, and its time in seconds, by the ledger once it has it. */
   readonly preview: string;
   readonly ts: number;
   /** Of the newest message, for the order of the list; messages that wait come first. */
@@ -57,6 +59,10 @@ const DIGITS = 16;
 const PREVIEW = 120;
 /** Of a line whose newest message waits: above every position. */
 const WAITS = Number.MAX_SAFE_INTEGER;
+
+/** Seconds. No ledger is older, and no clock that one may go by is further ahead. */
+const EARLIEST = Date.UTC(2020) / 1000;
+const AHEAD = 24 * 3600;
 
 export const CURSOR = "cursor";
 export const SETTINGS = "settings";
@@ -130,7 +136,42 @@ export function withEntry(before: ConversationSummary, entry: ChatEntry): Conver
   const position = entry.position ?? WAITS;
   if (entry.problem !== null) return { ...before, unread };
   if (position < before.position && before.position !== WAITS) return { ...before, unread };
-  return { ...before, unread, preview: entry.text.slice(0, PREVIEW), ts: entry.ts, position };
+  const preview = entry.text.slice(0, PREVIEW);
+  return { ...before, unread, preview, ts: entry.committed ?? entry.ts, position };
+}
+
+/** The ledger's time of a frame, in seconds; 0 where it is no time. */
+export function ledgerTime({ timestamp }: { readonly timestamp: string }): number {
+  return Date.parse(timestamp) / 1000 || 0;
+}
+
+/**
+ * The time to show for an entry, in seconds: the ledger's; until the ledger has it, that of this
+ * browser's own clock. Null where that cannot be, before 2020 or more than a day ahead of `now`:
+ * then no time is shown.
+ */
+export function timeOf(
+  { committed, ts }: Pick<ChatEntry, "committed" | "ts">,
+  now = Date.now() / 1000,
+): number | null {
+  const time = committed ?? ts;
+  return time >= EARLIEST && time <= now + AHEAD ? time : null;
+}
+
+/**
+ * What a listener is told between two views of a conversation: what came in, and what was refused.
+ * History that came above what was shown is no news. Both in the order in which they are shown.
+ */
+export function newsBetween(
+  before: readonly ChatEntry[],
+  after: readonly ChatEntry[],
+): readonly ChatEntry[] {
+  const known = new Map(before.map((one) => [one.id, one.state]));
+  const first = after.findIndex(({ id }) => known.has(id));
+  return after.filter(({ id, direction, state }, index) => {
+    if (state === "failed") return known.get(id) === "sending";
+    return direction === "in" && index > first && !known.has(id);
+  });
 }
 
 /**

@@ -8,7 +8,7 @@
  */
 import { type Contact, Contacts } from "../security/contacts";
 import { type Directory, DirectoryError } from "../security/directory";
-import { keepPrekeysInStock } from "../security/enrolment";
+import { keepPrekeysInStock, publishPrekeys } from "../security/enrolment";
 import { isWallet } from "../security/codec";
 import { CryptoError } from "../security/errors";
 import type { ChatMessage, Frame } from "../security/frame";
@@ -30,6 +30,7 @@ import {
   heldName,
   heldPrefix,
   kept,
+  ledgerTime,
   read,
   type SendState,
   SETTINGS,
@@ -136,6 +137,7 @@ export class ChatSession {
   #resumingTo: number | null = null;
   /** After a failure nothing is dealt with before the next READY. */
   #stalled = false;
+  #closed = false;
   #cursor = 0;
   #queue: Promise<void> = Promise.resolve();
   #view: SessionView = {
@@ -200,6 +202,7 @@ export class ChatSession {
   }
 
   close(): void {
+    this.#closed = true;
     this.#connection.close();
     this.#sending.end();
     this.#tabs.close();
@@ -297,7 +300,7 @@ export class ChatSession {
       this.#show({ receipts: before });
       throw error;
     }
-    this.#tabs.postMessage("");
+    this.#tell("");
   }
 
   /** Who the peer is, as the directory says now; null when it has no identity. */
@@ -329,11 +332,11 @@ export class ChatSession {
   /** Go on with a state that was found to be an old copy: new keys, and all that waits sealed anew. */
   async beginAgain(): Promise<void> {
     await this.messenger.beginAgain();
-    const publication = await this.messenger.publishPrekeys({ oneTime: PAGE, rotate: true });
-    await this.#directory.publishPrekeys(this.messenger.device, publication);
+    // crash point: the next start publishes what was not published
+    await publishPrekeys(this.messenger, this.#directory, Date.now());
     this.#begunAgain = true;
     this.#show({ problem: null });
-    this.#tabs.postMessage("");
+    this.#tell("");
     this.#connection.restart();
   }
 
@@ -539,7 +542,7 @@ export class ChatSession {
 
   /** The ledger has a message of this device: by its ACK, or because it came back. */
   async #settle(
-    ack: Pick<MessageFrame, "recipient" | "device" | "seq" | "hash" | "position">,
+    ack: Pick<MessageFrame, "recipient" | "device" | "seq" | "hash" | "position" | "timestamp">,
   ): Promise<void> {
     const { recipient: peer, seq, hash, position } = ack;
     if (ack.device !== this.messenger.device) return;
@@ -554,7 +557,8 @@ export class ChatSession {
       return;
     }
     if (entry.id !== hash) return; // an answer about a message that is not ours
-    const committed: ChatEntry = { ...entry, state: "committed", position, problem: null };
+    const time = { position, committed: ledgerTime(ack) };
+    const committed: ChatEntry = { ...entry, ...time, state: "committed", problem: null };
     const place = await this.#place(peer, position, hash);
     const change = new Change();
     change.entries.push(committed);
@@ -598,7 +602,7 @@ export class ChatSession {
       this.#stalled = true;
       this.#sending.end();
       this.#show({ problem: "state_rolled_back" });
-      this.#tabs.postMessage("");
+      this.#tell("");
       return;
     }
     await this.#fail(peer, seq, entry, code);
@@ -740,7 +744,12 @@ export class ChatSession {
     const { loaded, more } = this.conversation(peer);
     if (loaded) this.#merge(peer, entries, more, new Set(removed));
     else this.#show({});
-    this.#tabs.postMessage(peer);
+    this.#tell(peer);
+  }
+
+  /** `peer`: whose conversation has changed; empty: the settings have. */
+  #tell(peer: string): void {
+    if (!this.#closed) this.#tabs.postMessage(peer);
   }
 
   #merge(
@@ -785,6 +794,7 @@ function outgoing(frame: Frame, text: string): ChatEntry {
     device,
     seq,
     ts,
+    committed: null,
     position: null,
     state: "sending",
     continuity: null,
@@ -801,6 +811,7 @@ function incoming(message: MessageFrame, opened: DecryptedMessage, wallet: strin
     device,
     seq,
     ts,
+    committed: ledgerTime(message),
     position: message.position,
     state: "committed",
     continuity,
@@ -808,15 +819,17 @@ function incoming(message: MessageFrame, opened: DecryptedMessage, wallet: strin
   };
 }
 
-/** What cannot be shown, with the reason. The time is the server's word, as is all of it. */
+/** What cannot be shown, with the reason. All of it is the server's word. */
 function unreadable(message: MessageFrame, code: string, wallet: string): ChatEntry {
+  const time = ledgerTime(message);
   return {
     id: `${message.hash}/${code}`,
     direction: message.sender === wallet ? "out" : "in",
     text: "",
     device: message.device,
     seq: message.seq,
-    ts: Date.parse(message.timestamp) / 1000 || 0,
+    ts: time,
+    committed: time,
     position: message.position,
     state: "committed",
     continuity: null,

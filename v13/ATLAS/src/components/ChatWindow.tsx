@@ -1,11 +1,11 @@
 /** A conversation with one wallet, encrypted in this browser. */
-import { type ReactNode, useEffect, useState } from "react";
+import { type ReactNode, useCallback, useEffect, useState } from "react";
 
 import type { ChatEntry } from "../chat/archive";
 import type { ChatSession, SessionView } from "../chat/session";
+import { useAttempt } from "../hooks/useAttempt";
 import { useConversation, useSessionView } from "../hooks/useChat";
-import { DirectoryError } from "../security/directory";
-import { CryptoError } from "../security/errors";
+import { Banners } from "./Banners";
 import { ChatGate } from "./ChatGate";
 import styles from "./ChatWindow.module.css";
 import { Composer } from "./Composer";
@@ -57,9 +57,12 @@ function Conversation({ session, peer, onClose }: ConversationProps): ReactNode 
   const view = useSessionView(session);
   const conversation = useConversation(session, peer);
   const [shown, setShown] = useState<Shown>(null);
+  const receipts = useAttempt();
   const summary = view.conversations.find((one) => one.peer === peer);
   const changed = summary?.changed ?? false;
   const unread = summary?.unread ?? 0;
+
+  const retry = useCallback((entry: ChatEntry) => session.retry(peer, entry), [session, peer]);
 
   // Seen is what stands in a page that is in front.
   useEffect(() => {
@@ -104,8 +107,8 @@ function Conversation({ session, peer, onClose }: ConversationProps): ReactNode 
             <input
               type="checkbox"
               checked={view.receipts}
-              onChange={(event) => {
-                session.giveReceipts(event.target.checked).catch(reportError);
+              onChange={({ target: { checked } }) => {
+                void receipts.begin(() => session.giveReceipts(checked));
               }}
             />
             Receipts
@@ -122,6 +125,11 @@ function Conversation({ session, peer, onClose }: ConversationProps): ReactNode 
           )}
         </div>
       </header>
+      {receipts.problem !== null && (
+        <div className={`${theme["banner"] ?? ""} ${theme["bad"] ?? ""}`} role="alert">
+          <p>Receipts are as they were. {receipts.problem}</p>
+        </div>
+      )}
       <Banners
         session={session}
         view={view}
@@ -134,13 +142,11 @@ function Conversation({ session, peer, onClose }: ConversationProps): ReactNode 
         view={conversation}
         own={session.messenger.device}
         onOlder={() => session.older(peer)}
-        onRetry={(entry: ChatEntry) => {
-          session.retry(peer, entry).catch(reportError);
-        }}
+        onRetry={retry}
       />
       <Composer
         blocked={blockedBy(view, changed)}
-        onSend={(text) => session.send(peer, text).catch(explain)}
+        onSend={(text) => session.send(peer, text)}
       />
       {shown === "safety" && (
         <SafetyNumber
@@ -179,76 +185,8 @@ function ConnectionState({ view }: { readonly view: SessionView }): ReactNode {
   );
 }
 
-interface BannersProps {
-  readonly session: ChatSession;
-  readonly view: SessionView;
-  readonly changed: boolean;
-  readonly onCompare: () => void;
-}
-
-/** What a person must know before reading or writing on; the gravest first. */
-function Banners({ session, view, changed, onCompare }: BannersProps): ReactNode {
-  const bad = `${theme["banner"] ?? ""} ${theme["bad"] ?? ""}`;
-  const warn = `${theme["banner"] ?? ""} ${theme["warn"] ?? ""}`;
-  return (
-    <>
-      {view.problem !== null && (
-        <div className={bad} role="alert">
-          <p>{problemText(view.problem)}</p>
-          {view.problem === "state_rolled_back" && (
-            <button
-              type="button"
-              className={theme["button"]}
-              onClick={() => {
-                session.beginAgain().catch(reportError);
-              }}
-            >
-              Begin again
-            </button>
-          )}
-        </div>
-      )}
-      {changed && (
-        <div className={bad} role="alert">
-          <p>
-            The safety number has changed: new keys on the other side, or somebody in between.
-            Nothing is sent, and nothing new is shown, until you have compared it.
-          </p>
-          <button type="button" className={theme["button"]} onClick={onCompare}>
-            Compare
-          </button>
-        </div>
-      )}
-      {view.connection === "refused" && (
-        <div className={bad} role="alert">
-          <p>{problemText(view.refusal === "" ? "unauthorized" : view.refusal)}</p>
-        </div>
-      )}
-      {view.connection === "offline" && (
-        <div className={warn} role="status">
-          <p>You are offline. What you write is kept and sent when you are back.</p>
-        </div>
-      )}
-      {!view.complete && (
-        <div className={warn} role="status">
-          <p>Some of what you missed is no longer on the server and cannot be shown.</p>
-        </div>
-      )}
-    </>
-  );
-}
-
 function blockedBy(view: SessionView, changed: boolean): string | null {
   if (view.problem !== null) return problemText(view.problem);
   if (changed) return problemText("identity_changed");
   return null;
-}
-
-/** A refusal in words; anything else is a defect and stays what it is. */
-function explain(error: unknown): never {
-  if (error instanceof CryptoError) throw new Error(problemText(error.code));
-  if (error instanceof DirectoryError) {
-    throw new Error(problemText(error.unreachable ? "unreachable" : error.code));
-  }
-  throw error;
 }

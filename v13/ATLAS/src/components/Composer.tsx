@@ -1,11 +1,12 @@
 /** Where one writes: Enter sends, Shift and Enter begin a new line. Nothing is cleared before it is kept. */
 import { type KeyboardEvent, type ReactNode, useId, useState } from "react";
 
+import { useAttempt } from "../hooks/useAttempt";
 import styles from "./Composer.module.css";
 import theme from "./theme.module.css";
 
 export interface ComposerProps {
-  /** Resolves when the text is kept; rejects with an Error whose message is shown. */
+  /** Resolves when the text is kept. */
   readonly onSend: (text: string) => Promise<void>;
   /** Why nothing can be written now; null when it can. */
   readonly blocked: string | null;
@@ -13,23 +14,12 @@ export interface ComposerProps {
 
 export function Composer({ onSend, blocked }: ComposerProps): ReactNode {
   const [text, setText] = useState("");
-  const [problem, setProblem] = useState<string | null>(null);
-  const [sealing, setSealing] = useState(false);
+  const { underWay, problem, begin } = useAttempt();
   const field = useId();
-  const ready = blocked === null && !sealing && text.trim() !== "";
+  const ready = blocked === null && !underWay && text.trim() !== "";
 
   async function send(): Promise<void> {
-    if (!ready) return;
-    setSealing(true);
-    setProblem(null);
-    try {
-      await onSend(text);
-      setText("");
-    } catch (error) {
-      setProblem(error instanceof Error ? error.message : "It could not be sent.");
-    } finally {
-      setSealing(false);
-    }
+    if (ready && (await begin(() => onSend(text)))) setText("");
   }
 
   function onKeyDown(event: KeyboardEvent): void {
@@ -51,7 +41,7 @@ export function Composer({ onSend, blocked }: ComposerProps): ReactNode {
           {problem ?? blocked}
         </p>
       )}
-      <label htmlFor={field} className={styles["label"]}>
+      <label htmlFor={field} className={theme["spoken"]}>
         Message
       </label>
       <textarea

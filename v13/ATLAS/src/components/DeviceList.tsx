@@ -2,6 +2,7 @@
 import { type ReactNode, type SyntheticEvent, useEffect, useId, useState } from "react";
 
 import type { ChatSession } from "../chat/session";
+import { useAttempt } from "../hooks/useAttempt";
 import { fromBase64, toBase64 } from "../security/bytes";
 import { answerRequest } from "../security/enrolment";
 import { CryptoError } from "../security/errors";
@@ -9,7 +10,7 @@ import type { Roster } from "../security/roster";
 import styles from "./DeviceList.module.css";
 import { Dialog } from "./Dialog";
 import theme from "./theme.module.css";
-import { problemText, shortWallet } from "./words";
+import { shortWallet, whyItFailed, type Words } from "./words";
 
 export interface DeviceListProps {
   readonly session: ChatSession;
@@ -25,15 +26,15 @@ async function side(session: ChatSession, wallet: string): Promise<Side> {
 
 export function DeviceList({ session, peer, onClose }: DeviceListProps): ReactNode {
   const [sides, setSides] = useState<readonly Side[]>([null, null]);
-  const [failed, setFailed] = useState(false);
+  const [problem, setProblem] = useState<string | null>(null);
   useEffect(() => {
     let wanted = true;
     Promise.all([side(session, session.wallet), side(session, peer)]).then(
       (found) => {
         if (wanted) setSides(found);
       },
-      () => {
-        if (wanted) setFailed(true);
+      (error: unknown) => {
+        if (wanted) setProblem(whyItFailed(error));
       },
     );
     return () => {
@@ -43,7 +44,7 @@ export function DeviceList({ session, peer, onClose }: DeviceListProps): ReactNo
   return (
     <Dialog title="Devices" onClose={onClose}>
       <p>Messages are encrypted for these devices and for no others.</p>
-      {failed && <p role="alert">The key directory could not be asked.</p>}
+      {problem !== null && <p role="alert">The devices are not known. {problem}</p>}
       {["You", shortWallet(peer)].map((who, index) => (
         <section key={who}>
           <h3 className={styles["who"]}>{who}</h3>
@@ -73,35 +74,31 @@ function Devices({ side, own }: { readonly side: Side; readonly own: string }): 
   );
 }
 
+const WHY_NOT_ADDED: Words = {
+  decode: "This is not a device's request.",
+  refused:
+    "This is a request of another wallet, or this browser may not add devices. The one that your chat began in may.",
+};
+
 /** Answering the request that a further device of one's own shows. */
 function AddDevice({ session }: { readonly session: ChatSession }): ReactNode {
   const [request, setRequest] = useState("");
   const [answer, setAnswer] = useState<string | null>(null);
-  const [problem, setProblem] = useState<string | null>(null);
+  const { underWay, problem, begin } = useAttempt(WHY_NOT_ADDED);
   const field = useId();
 
-  async function submit(event: SyntheticEvent): Promise<void> {
+  function submit(event: SyntheticEvent): void {
     event.preventDefault();
-    setProblem(null);
-    const bytes = fromBase64(request.trim());
-    try {
+    setAnswer(null);
+    void begin(async () => {
+      const bytes = fromBase64(request.trim());
       if (bytes === null) throw new CryptoError("decode", "not base64");
       setAnswer(toBase64(await answerRequest(session.messenger, bytes)));
-    } catch (error) {
-      if (!(error instanceof CryptoError)) throw error;
-      setProblem(
-        error.code === "decode" ? "This is not a device's request." : problemText(error.code),
-      );
-    }
+    });
   }
 
   return (
-    <form
-      className={styles["add"]}
-      onSubmit={(event) => {
-        submit(event).catch(reportError);
-      }}
-    >
+    <form className={styles["add"]} onSubmit={submit}>
       <h3 className={styles["who"]}>Add a device of yours</h3>
       <label htmlFor={field}>The request that it shows</label>
       <textarea
@@ -113,7 +110,7 @@ function AddDevice({ session }: { readonly session: ChatSession }): ReactNode {
         }}
       />
       {problem !== null && <p role="alert">{problem}</p>}
-      <button type="submit" className={theme["button"]} disabled={request.trim() === ""}>
+      <button type="submit" className={theme["button"]} disabled={underWay || request.trim() === ""}>
         Make the answer
       </button>
       {answer !== null && (

@@ -68,7 +68,7 @@ function Row({ summary, onOpen }: RowProps): ReactNode {
       {unread > 0 && (
         <span className={styles["unread"]}>
           {unread}
-          <span className={styles["spoken"]}> unread</span>
+          <span className={theme["spoken"]}> unread</span>
         </span>
       )}
       <span className={styles["preview"]} dir="auto">

@@ -1,17 +1,28 @@
 /** The lines of a conversation in ledger order, with days between them and history above. */
-import { type ReactNode, useEffect, useLayoutEffect, useMemo, useRef } from "react";
+import {
+  memo,
+  type ReactNode,
+  useEffect,
+  useEffectEvent,
+  useLayoutEffect,
+  useMemo,
+  useRef,
+  useState,
+} from "react";
 
-import { type ChatEntry, misplaced } from "../chat/archive";
+import { type ChatEntry, misplaced, newsBetween, timeOf } from "../chat/archive";
 import type { ConversationView } from "../chat/session";
+import { useAttempt } from "../hooks/useAttempt";
 import styles from "./MessageList.module.css";
 import theme from "./theme.module.css";
-import { continuityText, MISPLACED, stateText, whyNotShown } from "./words";
+import { continuityText, MISPLACED, spokenText, stateText, whyNotShown } from "./words";
 
 export interface MessageListProps {
   readonly view: ConversationView;
   readonly own: string;
   readonly onOlder: () => Promise<void>;
-  readonly onRetry: (entry: ChatEntry) => void;
+  /** The same function at every render, so that lines which do not change are not drawn again. */
+  readonly onRetry: (entry: ChatEntry) => Promise<void>;
 }
 
 /** So near to its end, in pixels, a reader counts as being there. */
@@ -19,10 +30,10 @@ const AT_END = 80;
 
 export function MessageList({ view, own, onOlder, onRetry }: MessageListProps): ReactNode {
   const list = useRef<HTMLDivElement>(null);
-  const top = useRef<HTMLButtonElement>(null);
   const place = useRef({ atEnd: true, fromEnd: 0 });
   const { entries, more, loaded } = view;
   const elsewhere = useMemo(() => misplaced(entries), [entries]);
+  const days = useMemo(() => daysOf(entries), [entries]);
 
   // Stay at the end while the reader is there; stay where the reader is when history comes above.
   useLayoutEffect(() => {
@@ -33,94 +44,142 @@ export function MessageList({ view, own, onOlder, onRetry }: MessageListProps): 
     else if (shown.scrollTop === 0) shown.scrollTop = shown.scrollHeight - fromEnd;
   }, [entries]);
 
+  if (!loaded) return <div className={styles["list"]} role="status" aria-label="Loading" />;
+  return (
+    <>
+      <div
+        ref={list}
+        className={styles["list"]}
+        // Reachable by the keyboard, so that it can be scrolled.
+        tabIndex={0}
+        role="log"
+        // History comes into it as well; `Spoken` says what is new.
+        aria-live="off"
+        aria-label="Messages"
+        onScroll={({ currentTarget }) => {
+          const { scrollHeight, scrollTop, clientHeight } = currentTarget;
+          const fromEnd = scrollHeight - scrollTop;
+          place.current = { atEnd: fromEnd - clientHeight < AT_END, fromEnd };
+        }}
+      >
+        {more && <Older onOlder={onOlder} wanted={() => !place.current.atEnd} />}
+        {entries.length === 0 && (
+          <p className={styles["empty"]}>
+            No messages yet. What you write is encrypted in this browser; the server only sees that
+            you wrote, and when.
+          </p>
+        )}
+        {entries.map((entry, index) => (
+          <Line
+            key={entry.id}
+            entry={entry}
+            day={days[index] ?? null}
+            own={own}
+            notice={elsewhere.has(entry.id) ? MISPLACED : continuityText(entry)}
+            onRetry={onRetry}
+          />
+        ))}
+      </div>
+      <Spoken view={view} />
+    </>
+  );
+}
+
+interface OlderProps {
+  readonly onOlder: () => Promise<void>;
+  /** Whether the page before is to be shown as soon as its button comes in sight. */
+  readonly wanted: () => boolean;
+}
+
+function Older({ onOlder, wanted }: OlderProps): ReactNode {
+  const button = useRef<HTMLButtonElement>(null);
+  const { underWay, problem, begin } = useAttempt();
+  const seen = useEffectEvent(() => {
+    if (wanted() && !underWay) void begin(onOlder);
+  });
   useEffect(() => {
-    const button = top.current;
-    if (button === null) return;
-    const observer = new IntersectionObserver(([seen]) => {
-      if (seen?.isIntersecting === true && !place.current.atEnd) button.click();
+    if (button.current === null) return;
+    const observer = new IntersectionObserver(([one]) => {
+      if (one?.isIntersecting === true) seen();
     });
-    observer.observe(button);
+    observer.observe(button.current);
     return () => {
       observer.disconnect();
     };
-  }, [more]);
-
-  if (!loaded) return <div className={styles["list"]} role="status" aria-label="Loading" />;
+  }, []);
   return (
-    <div
-      ref={list}
-      className={styles["list"]}
-      // Reachable by the keyboard, so that it can be scrolled.
-      tabIndex={0}
-      role="log"
-      aria-label="Messages"
-      onScroll={({ currentTarget }) => {
-        const { scrollHeight, scrollTop, clientHeight } = currentTarget;
-        const fromEnd = scrollHeight - scrollTop;
-        place.current = { atEnd: fromEnd - clientHeight < AT_END, fromEnd };
-      }}
-    >
-      {more && (
-        <button
-          ref={top}
-          type="button"
-          className={`${theme["button"] ?? ""} ${styles["older"] ?? ""}`}
-          onClick={() => {
-            onOlder().catch(reportError);
-          }}
-        >
-          Older messages
-        </button>
-      )}
-      {entries.length === 0 && (
-        <p className={styles["empty"]}>
-          No messages yet. What you write is encrypted in this browser; the server only sees that
-          you wrote, and when.
+    <>
+      <button
+        ref={button}
+        type="button"
+        className={`${theme["button"] ?? ""} ${styles["older"] ?? ""}`}
+        onClick={() => {
+          if (!underWay) void begin(onOlder);
+        }}
+      >
+        Older messages
+      </button>
+      {problem !== null && (
+        <p className={styles["notice"]} role="alert">
+          {problem}
         </p>
       )}
-      {entries.map((entry, index) => {
-        const day = dayOf(entry);
-        const before = entries[index - 1];
-        return (
-          <div key={entry.id}>
-            {(before === undefined || dayOf(before) !== day) && (
-              <p className={styles["day"]}>
-                <span>{day}</span>
-              </p>
-            )}
-            <Line
-              entry={entry}
-              own={own}
-              notice={elsewhere.has(entry.id) ? MISPLACED : continuityText(entry)}
-              onRetry={onRetry}
-            />
-          </div>
-        );
-      })}
+    </>
+  );
+}
+
+/** For who listens: what has come since, and what was refused. History that is read stays silent. */
+function Spoken({ view }: { readonly view: ConversationView }): ReactNode {
+  const [heard, setHeard] = useState<{ view: ConversationView; news: readonly ChatEntry[] }>({
+    view,
+    news: [],
+  });
+  if (heard.view !== view) {
+    const news = newsBetween(heard.view.entries, view.entries);
+    setHeard({ view, news: news.length > 0 ? news : heard.news });
+  }
+  return (
+    <div className={theme["spoken"]} aria-live="polite">
+      {heard.news.map((entry) => (
+        <p key={entry.id + entry.state}>{spokenText(entry)}</p>
+      ))}
     </div>
   );
 }
 
 interface LineProps {
   readonly entry: ChatEntry;
+  /** The day that begins with it; null when it is that of the line before. */
+  readonly day: string | null;
   readonly own: string;
   readonly notice: string | null;
-  readonly onRetry: (entry: ChatEntry) => void;
+  readonly onRetry: (entry: ChatEntry) => Promise<void>;
 }
 
-function Line({ entry, own, notice, onRetry }: LineProps): ReactNode {
+const Line = memo(function Line({ entry, day, own, notice, onRetry }: LineProps): ReactNode {
   const { direction, text, state, problem, device } = entry;
   const hidden = problem !== null && state !== "failed";
   const kind = hidden ? "hidden" : direction;
+  const time = timeOf(entry);
+  const retrying = useAttempt();
   return (
-    <>
+    <div>
+      {day !== null && (
+        <p className={styles["day"]} data-day>
+          {day}
+        </p>
+      )}
       {notice !== null && <p className={styles["notice"]}>{notice}</p>}
       <article className={`${styles["line"] ?? ""} ${styles[kind] ?? ""}`}>
         <p className={styles["text"]} dir="auto">
           {hidden ? whyNotShown(problem) : text}
         </p>
         <footer className={styles["foot"]}>
-          <time dateTime={dateOf(entry).toISOString()}>{timeOf(entry)}</time>
+          {time === null ? (
+            <span>time unknown</span>
+          ) : (
+            <time dateTime={new Date(time * 1000).toISOString()}>{TIME.format(time * 1000)}</time>
+          )}
           {direction === "out" && !hidden && (
             <span className={styles["state"]} data-state={state}>
               {device === own ? stateText(entry) : `${stateText(entry)}, from ${device}`}
@@ -130,32 +189,36 @@ function Line({ entry, own, notice, onRetry }: LineProps): ReactNode {
             <button
               type="button"
               className={styles["retry"]}
+              disabled={retrying.underWay}
               onClick={() => {
-                onRetry(entry);
+                void retrying.begin(() => onRetry(entry));
               }}
             >
               Send again
             </button>
           )}
+          {retrying.problem !== null && (
+            <span className={styles["failure"]} role="alert">
+              Still not sent. {retrying.problem}
+            </span>
+          )}
         </footer>
       </article>
-    </>
+    </div>
   );
-}
+});
 
 const DAY = new Intl.DateTimeFormat(undefined, { dateStyle: "full" });
 const TIME = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
 
-// The sender's clock may say anything; beyond what a date can be it says nothing.
-function dateOf({ ts }: ChatEntry): Date {
-  const date = new Date(ts * 1000);
-  return Number.isNaN(date.getTime()) ? new Date(0) : date;
-}
-
-function dayOf(entry: ChatEntry): string {
-  return DAY.format(dateOf(entry));
-}
-
-function timeOf(entry: ChatEntry): string {
-  return TIME.format(dateOf(entry));
+/** For each entry the day that begins with it, or null. What has no time is of the day before it. */
+function daysOf(entries: readonly ChatEntry[]): readonly (string | null)[] {
+  let last = "";
+  return entries.map((entry) => {
+    const time = timeOf(entry);
+    const day = time === null ? last : new Date(time * 1000).toDateString();
+    if (time === null || day === last) return null;
+    last = day;
+    return DAY.format(time * 1000);
+  });
 }

@@ -3,12 +3,13 @@ import { type ReactNode, useEffect, useState } from "react";
 import { encode } from "uqr";
 
 import type { ChatSession } from "../chat/session";
+import { useAttempt } from "../hooks/useAttempt";
 import type { Contact } from "../security/contacts";
 import { grouped } from "../security/safety";
 import { Dialog } from "./Dialog";
 import styles from "./SafetyNumber.module.css";
 import theme from "./theme.module.css";
-import { problemText, shortWallet } from "./words";
+import { problemText, shortWallet, whyItFailed, type Words } from "./words";
 
 export interface SafetyNumberProps {
   readonly session: ChatSession;
@@ -18,23 +19,30 @@ export interface SafetyNumberProps {
   readonly onClose: () => void;
 }
 
-type Found =
-  | { readonly contact: Contact; readonly number: string }
-  | { readonly problem: string }
-  | null;
+interface Comparison {
+  readonly contact: Contact;
+  readonly number: string;
+}
+
+type Found = Comparison | { readonly problem: string } | null;
+
+const WHY_NOT_ACCEPTED: Words = {
+  refused: "The number has changed meanwhile. Close this, and compare it again.",
+};
 
 async function find(session: ChatSession, peer: string): Promise<Found> {
   try {
     const contact = await session.contact(peer);
     if (contact === null) return { problem: problemText("not_certified") };
     return { contact, number: await session.safetyNumber(contact) };
-  } catch {
-    return { problem: "The key directory could not be asked. Try again when you are online." };
+  } catch (error) {
+    return { problem: `There is no number to compare. ${whyItFailed(error)}` };
   }
 }
 
 export function SafetyNumber({ session, peer, changed, onClose }: SafetyNumberProps): ReactNode {
   const [found, setFound] = useState<Found>(null);
+  const accepting = useAttempt(WHY_NOT_ACCEPTED);
   useEffect(() => {
     let wanted = true;
     void find(session, peer).then((one) => {
@@ -44,6 +52,11 @@ export function SafetyNumber({ session, peer, changed, onClose }: SafetyNumberPr
       wanted = false;
     };
   }, [session, peer]);
+
+  async function accept({ contact, number }: Comparison): Promise<void> {
+    if (await accepting.begin(() => session.accept(peer, contact, number))) onClose();
+  }
+
   return (
     <Dialog title="Safety number" onClose={onClose}>
       <p>
@@ -62,13 +75,15 @@ export function SafetyNumber({ session, peer, changed, onClose }: SafetyNumberPr
             <button
               type="button"
               className={`${theme["button"] ?? ""} ${theme["primary"] ?? ""}`}
+              disabled={accepting.underWay}
               onClick={() => {
-                session.accept(peer, found.contact, found.number).then(onClose, reportError);
+                void accept(found);
               }}
             >
               I have compared it: accept
             </button>
           )}
+          {accepting.problem !== null && <p role="alert">It was not accepted. {accepting.problem}</p>}
         </>
       )}
     </Dialog>

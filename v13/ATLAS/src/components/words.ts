@@ -1,7 +1,12 @@
 /** What codes mean to a person: one sentence, and what to do where there is something to do. */
 import type { ChatEntry } from "../chat/archive";
+import { DirectoryError } from "../security/directory";
+import { CryptoError } from "../security/errors";
 
-const WHY_NOT_SHOWN: Readonly<Record<string, string>> = {
+/** Sentences, by code. */
+export type Words = Readonly<Record<string, string>>;
+
+const WHY_NOT_SHOWN: Words = {
   unknown_session: "This message cannot be read on this device. Ask for it to be sent again.",
   unknown_prekey: "This message cannot be read on this device. Ask for it to be sent again.",
   too_many_skipped: "This message cannot be read: too many before it are missing. Ask for it again.",
@@ -11,7 +16,7 @@ const WHY_NOT_SHOWN: Readonly<Record<string, string>> = {
   not_certified: "A message from a device that is not certified. It is not shown.",
 };
 
-const WHY_NOT_SENT: Readonly<Record<string, string>> = {
+const WHY_NOT_SENT: Words = {
   bad_signature: "the server did not accept this device's signature",
   identity_changed: "the safety number has changed",
   unknown_device: "this device is not registered any more",
@@ -21,7 +26,7 @@ const WHY_NOT_SENT: Readonly<Record<string, string>> = {
   hash_mismatch: "it was damaged on its way",
 };
 
-const PROBLEMS: Readonly<Record<string, string>> = {
+const PROBLEMS: Words = {
   identity_changed: "The safety number has changed. Compare it before you write.",
   not_certified: "This wallet has not set up secure chat, so nothing can be encrypted for it yet.",
   refused: "There is no device to encrypt to.",
@@ -31,9 +36,9 @@ const PROBLEMS: Readonly<Record<string, string>> = {
   storage: "The browser could not keep a message. Make room for it, then reload this page.",
   device_revoked: "This device was revoked. It can neither read nor write any more.",
   unauthorized: "Your login is no longer valid. Log in again.",
-  unreachable: "The server does not answer.",
-  refused_by_wallet: "Your wallet did not sign.",
-  rate_limited: "Too many requests. Wait a moment.",
+  unreachable: "The server does not answer. Try again when it does.",
+  refused_by_wallet: "Your wallet did not sign. Try again, and let it sign.",
+  rate_limited: "Too many requests. Wait a moment, then try again.",
 };
 
 /** Why an entry is not shown. */
@@ -44,6 +49,19 @@ export function whyNotShown(code: string): string {
 /** What is wrong, for a code of the protocol or of the wire. */
 export function problemText(code: string): string {
   return PROBLEMS[code] ?? `Something went wrong (${code}).`;
+}
+
+/**
+ * Why something failed, and what to do; `words` come before the usual ones. What is no error of ours
+ * is a defect, and reported too.
+ */
+export function whyItFailed(error: unknown, words: Words = {}): string {
+  if (error instanceof CryptoError) return words[error.code] ?? problemText(error.code);
+  if (error instanceof DirectoryError) {
+    return problemText(error.unreachable ? "unreachable" : error.code);
+  }
+  reportError(error);
+  return "Something went wrong in this page. Reload it, then try again.";
 }
 
 /** How far a message of one's own has come; the truth, as far as it is known here. */
@@ -61,6 +79,14 @@ export function stateText(entry: ChatEntry): string {
     case "failed":
       return `Not sent: ${WHY_NOT_SENT[entry.problem ?? ""] ?? entry.problem ?? "refused"}`;
   }
+}
+
+/** An entry as it is read out when it comes. */
+export function spokenText(entry: ChatEntry): string {
+  const { text, state, problem } = entry;
+  if (state === "failed") return `${stateText(entry)}. ${text}`;
+  const parts = [continuityText(entry), problem === null ? text : whyNotShown(problem)];
+  return parts.filter((one) => one !== null).join(" ");
 }
 
 /** What must be said before an entry; null when it follows as it should. */

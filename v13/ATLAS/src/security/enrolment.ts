@@ -159,13 +159,25 @@ export async function keepPrekeysInStock(
   const { oneTime, oneTimeKem } = await directory.prekeyStock(messenger.device);
   const stocked = Math.min(oneTime, oneTimeKem) >= LOW_STOCK;
   if (stocked && !rotate && unpublished === undefined) return;
+  await publishPrekeys(messenger, directory, rotate ? now : null);
+}
+
+/** Publish one-time prekeys; where `rotatedAt` (milliseconds) is given, new signed ones too. */
+export async function publishPrekeys(
+  messenger: Messenger,
+  directory: Directory,
+  rotatedAt: number | null,
+): Promise<void> {
   // A rotation that did not reach the directory is published again, not done again: a second one
   // would drop the keys that the directory still hands out.
-  const rotation = [
-    { name: ROTATED_AT, value: u64(now) },
-    { name: UNPUBLISHED, value: u8(1) },
-  ];
-  const keep = rotate ? rotation : [];
+  const keep =
+    rotatedAt === null
+      ? []
+      : [
+          { name: ROTATED_AT, value: u64(rotatedAt) },
+          { name: UNPUBLISHED, value: u8(1) },
+        ];
+  const rotate = rotatedAt !== null;
   const publication = await messenger.publishPrekeys({ oneTime: PUBLISHED, rotate, keep });
   await directory.publishPrekeys(messenger.device, publication);
   await messenger.keep([{ name: UNPUBLISHED, value: null }]);

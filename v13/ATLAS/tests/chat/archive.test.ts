@@ -1,7 +1,7 @@
 /** What a conversation and its line in the list say, whatever the order in which things come. */
 import { describe, expect, test } from "vitest";
 
-import { type ChatEntry, misplaced, unheard, withEntry } from "../../src/chat/archive";
+import { type ChatEntry, misplaced, newsBetween, timeOf, unheard, withEntry } from "../../src/chat/archive";
 
 function entry(fields: Partial<ChatEntry>): ChatEntry {
   return {
@@ -11,6 +11,7 @@ function entry(fields: Partial<ChatEntry>): ChatEntry {
     device: "phone",
     seq: 1,
     ts: 1,
+    committed: 1,
     position: 1,
     state: "committed",
     continuity: null,
@@ -63,5 +64,36 @@ describe("a place that the sender did not give", () => {
       entry({ id: "b", seq: 2, position: 3 }),
     ];
     expect([...misplaced(entries)]).toEqual(["b"]);
+  });
+});
+
+describe("the time that is shown", () => {
+  const now = 1_790_000_000;
+  test("is the ledger's, whatever the sender's clock said", () => {
+    expect(timeOf({ ts: -1, committed: now - 5 }, now)).toBe(now - 5);
+    expect(timeOf({ ts: now, committed: now - 5 }, now)).toBe(now - 5);
+  });
+
+  test("is this browser's as long as the ledger has none", () => {
+    expect(timeOf({ ts: now - 3, committed: null }, now)).toBe(now - 3);
+  });
+
+  test.each([0, -1, 1e300, NaN, now + 90_000, 1_500_000_000])("is none for %d", (time) => {
+    expect(timeOf({ ts: now, committed: time }, now)).toBe(null);
+    expect(timeOf({ ts: time, committed: null }, now)).toBe(null);
+  });
+});
+
+describe("news", () => {
+  test("is what came after what was shown, and what was refused", () => {
+    const [a, b] = [entry({ id: "a", position: 5 }), entry({ id: "b", position: 6 })];
+    const mine = entry({ id: "c", direction: "out", position: null, state: "sending" });
+    expect(newsBetween([], [a])).toEqual([a]);
+    expect(newsBetween([b], [a, b])).toEqual([]);
+    expect(newsBetween([a], [a, b, mine])).toEqual([b]);
+    const refused: ChatEntry = { ...mine, state: "failed" };
+    expect(newsBetween([a, b, mine], [a, b, refused])).toEqual([refused]);
+    expect(newsBetween([a, b, refused], [a, b, refused])).toEqual([]);
+    expect(newsBetween([b], [refused, b])).toEqual([]);
   });
 });

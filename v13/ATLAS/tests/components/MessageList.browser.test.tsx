@@ -1,0 +1,140 @@
+/** The lines of a conversation: what time they show, and what of them is spoken. */
+import { act, type ComponentProps } from "react";
+import { createRoot, type Root } from "react-dom/client";
+import { afterEach, beforeEach, expect, test } from "vitest";
+
+import type { ChatEntry } from "../../src/chat/archive";
+import { MessageList } from "../../src/components/MessageList";
+import { CryptoError } from "../../src/security/errors";
+import { entry } from "../chat/offline";
+
+let root: Root;
+let place: HTMLElement;
+
+beforeEach(() => {
+  Object.assign(globalThis, { IS_REACT_ACT_ENVIRONMENT: true });
+  place = document.body.appendChild(document.createElement("div"));
+  root = createRoot(place);
+});
+afterEach(() => {
+  act(() => {
+    root.unmount();
+  });
+  place.remove();
+});
+
+type Props = ComponentProps<typeof MessageList>;
+
+function show(entries: readonly ChatEntry[], props: Partial<Props> = {}): void {
+  act(() => {
+    root.render(
+      <MessageList
+        view={{ loaded: true, entries, more: false }}
+        own="a"
+        onOlder={() => Promise.resolve()}
+        onRetry={() => Promise.resolve()}
+        {...props}
+      />,
+    );
+  });
+}
+
+function shown(selector: string): readonly string[] {
+  return [...place.querySelectorAll(selector)].map((one) => one.textContent);
+}
+
+const LEDGER = Date.UTC(2026, 5, 1, 12, 0, 0) / 1000;
+
+test.each([0, -1, -1e300, 1e300, 4e12, 253_402_300_800])(
+  "a sender's clock that says %d is not shown: the ledger's time is",
+  (ts) => {
+    show([entry({ ts, committed: LEDGER })]);
+    const time = place.querySelector("time");
+    expect(time?.dateTime).toBe("2026-06-01T12:00:00.000Z");
+    expect(shown("[data-day]")).toEqual([
+      new Intl.DateTimeFormat(undefined, { dateStyle: "full" }).format(LEDGER * 1000),
+    ]);
+  },
+);
+
+test.each([0, -1, NaN, 1e300, 4e12])("no date is shown where the ledger's time is %d", (committed) => {
+  show([entry({ seq: 1, committed: LEDGER }), entry({ seq: 2, committed })]);
+  expect(shown("time")).toHaveLength(1);
+  expect(shown("[data-day]")).toHaveLength(1); // it stands under the day before it
+  expect(place.textContent).toContain("time unknown");
+  expect(place.textContent).not.toMatch(/19[67]\d|Invalid/);
+});
+
+test("what waits shows this browser's time; what the ledger has shows the ledger's", () => {
+  const written = Date.now() / 1000;
+  const waiting = entry({ direction: "out", state: "sending", position: null, ts: written });
+  show([waiting]);
+  expect(place.querySelector("time")?.dateTime).toBe(new Date(written * 1000).toISOString());
+  show([{ ...waiting, state: "committed", position: 7, committed: LEDGER }]);
+  expect(place.querySelector("time")?.dateTime).toBe("2026-06-01T12:00:00.000Z");
+});
+
+function spoken(): readonly string[] {
+  return shown("[aria-live='polite'] p");
+}
+
+test("only what is new is read out: no history, nothing of one's own", () => {
+  const log = (): Element | null => place.querySelector("[role='log']");
+  const page = [entry({ seq: 51 }), entry({ seq: 52 })];
+  show(page);
+  expect(log()?.getAttribute("aria-live")).toBe("off");
+  expect(spoken()).toEqual([]);
+  const older = [...Array.from({ length: 50 }, (_, at) => entry({ seq: at + 1 })), ...page];
+  show(older);
+  expect(shown("article")).toHaveLength(52);
+  expect(spoken()).toEqual([]);
+  const mine = entry({ direction: "out", seq: 1, position: null, state: "sending" });
+  show([...older, mine]);
+  expect(spoken()).toEqual([]);
+  show([...older, entry({ seq: 53, continuity: "gap" }), mine]);
+  expect(spoken()).toHaveLength(1);
+  expect(spoken()[0]).toMatch(/missing.*message 53$/);
+  show([...older, entry({ seq: 53 }), { ...mine, state: "failed", problem: "not_a_member" }]);
+  expect(spoken()[0]).toMatch(/^Not sent: the server does not let you write here/);
+});
+
+function button(name: string): HTMLButtonElement {
+  const found = [...place.querySelectorAll("button")].find((one) => one.textContent === name);
+  if (found === undefined) throw new Error(`there is no button: ${name}`);
+  return found;
+}
+
+async function press(name: string): Promise<void> {
+  await act(async () => {
+    button(name).click();
+    await Promise.resolve();
+  });
+}
+
+test("a message that is sent again and fails again says why, and can be tried once more", async () => {
+  const failed = entry({ direction: "out", state: "failed", problem: "rate_limited", position: null });
+  const outcomes = [
+    () => Promise.reject(new CryptoError("identity_changed", "")),
+    () => Promise.resolve(),
+  ];
+  const tried: ChatEntry[] = [];
+  const onRetry = (one: ChatEntry): Promise<void> => {
+    tried.push(one);
+    return outcomes[tried.length - 1]?.() ?? Promise.reject(new Error("once too often"));
+  };
+  show([failed], { onRetry });
+  await press("Send again");
+  expect(shown("[role='alert']")[0]).toMatch(/^Still not sent\. The safety number has changed/);
+  await press("Send again");
+  expect(shown("[role='alert']")).toEqual([]);
+  expect(tried).toEqual([failed, failed]);
+});
+
+test("history that cannot be read says why", async () => {
+  show([entry()], {
+    view: { loaded: true, entries: [entry()], more: true },
+    onOlder: () => Promise.reject(new CryptoError("state_unreadable", "")),
+  });
+  await press("Older messages");
+  expect(shown("[role='alert']")).toEqual(["What this browser has kept cannot be read."]);
+});

@@ -6,6 +6,7 @@
  * before anything of it is shown, so a page that is closed at any moment loses nothing and shows
  * nothing twice. Several tabs of one wallet share the store; each tells the others what it changed.
  */
+import type { Bytes } from "../security/bytes";
 import { type Contact, Contacts } from "../security/contacts";
 import { type Directory, DirectoryError } from "../security/directory";
 import { keepPrekeysInStock, publishPrekeys } from "../security/enrolment";
@@ -40,6 +41,7 @@ import {
   waitingPrefix,
   withEntry,
 } from "./archive";
+import { type ConversationView, ShownConversations } from "./conversations";
 import { Sending } from "./sending";
 
 /** Messages that are read from the store at a time. */
@@ -77,15 +79,6 @@ export interface SessionView {
   readonly conversations: readonly ConversationSummary[];
 }
 
-/** What a window may show of one conversation. Every change gives a new object. */
-export interface ConversationView {
-  readonly loaded: boolean;
-  /** In ledger order; then those that wait, in the order in which they were written. */
-  readonly entries: readonly ChatEntry[];
-  /** Whether there is more history before the first entry. */
-  readonly more: boolean;
-}
-
 export interface SessionParts {
   readonly messenger: Messenger;
   readonly directory: Directory;
@@ -112,8 +105,6 @@ class Change {
   }
 }
 
-const EMPTY: ConversationView = { loaded: false, entries: [], more: false };
-
 export class ChatSession {
   readonly messenger: Messenger;
   readonly #directory: Directory;
@@ -123,7 +114,9 @@ export class ChatSession {
   readonly #tabs: BroadcastChannel;
   readonly #listeners = new Set<() => void>();
   readonly #summaries = new Map<string, ConversationSummary>();
-  readonly #conversations = new Map<string, ConversationView>();
+  /** A line has changed since the list was last put in order. */
+  #linesChanged = false;
+  readonly #conversations = new ShownConversations();
   readonly #healed = new Map<string, number>();
   /** Peers of whom something is held back. */
   readonly #held = new Set<string>();
@@ -225,7 +218,7 @@ export class ChatSession {
   readonly view = (): SessionView => this.#view;
 
   conversation(peer: string): ConversationView {
-    return this.#conversations.get(peer) ?? EMPTY;
+    return this.#conversations.view(peer);
   }
 
   summary(peer: string): ConversationSummary | null {
@@ -239,10 +232,14 @@ export class ChatSession {
 
   // What a person does.
 
-  /** Show a conversation from its newest messages on; ask the directory who the peer is now. */
+  /**
+   * Show a conversation from its newest messages on, until `leave`; ask the directory who the peer is
+   * now.
+   */
   async enter(peer: string): Promise<void> {
-    if (!this.conversation(peer).loaded) await this.#enter(peer);
+    this.#conversations.enter(peer);
     try {
+      if (!this.conversation(peer).loaded) await this.#read(peer);
       await this.contact(peer);
     } catch (error) {
       // What a directory says that is not sound, or does not say, shows when something is sent.
@@ -251,14 +248,21 @@ export class ChatSession {
     }
   }
 
+  /** To be called once for each `enter`. What nobody shows any more goes from memory. */
+  leave(peer: string): void {
+    this.#conversations.leave(peer);
+  }
+
   /** Show one more page of history. */
   async older(peer: string): Promise<void> {
-    const { entries, more } = this.conversation(peer);
-    const first = entries.find((one) => one.position !== null);
-    if (!more || first === undefined) return;
+    const view = this.conversation(peer);
+    const first = view.entries.find((one) => one.position !== null);
+    if (!view.more || first === undefined) return;
     const before = chatName(peer, first.position ?? 0);
     const page = await this.messenger.kept(chatPrefix(peer), { before, limit: PAGE });
-    this.#merge(peer, page.map(({ value }) => read<ChatEntry>(value)), page.length === PAGE);
+    const entries = page.map(({ value }) => read<ChatEntry>(value));
+    this.#conversations.change(peer, { entries, more: page.length === PAGE });
+    this.#show({});
   }
 
   /**
@@ -673,8 +677,7 @@ export class ChatSession {
     const receipts = settings !== undefined && read<{ receipts: boolean }>(settings.value).receipts;
     for (const { name } of await this.messenger.kept(HELD)) this.#held.add(name.split("/")[1] ?? "");
     for (const { value } of await this.messenger.kept(CONVERSATIONS)) {
-      const summary = read<ConversationSummary>(value);
-      this.#summaries.set(summary.peer, summary);
+      this.#line(read<ConversationSummary>(value));
     }
     const before = this.#view.problem === "state_rolled_back" ? null : this.#view.problem;
     const problem = (await this.messenger.rolledBack()) ? "state_rolled_back" : before;
@@ -684,19 +687,41 @@ export class ChatSession {
   /** Another tab has changed something of `peer` (empty: of the settings). */
   async #reload(peer: string): Promise<void> {
     await this.#load();
-    if (peer !== "" && this.conversation(peer).loaded) await this.#enter(peer);
+    if (peer !== "" && this.conversation(peer).loaded) await this.#read(peer);
   }
 
-  async #enter(peer: string): Promise<void> {
-    const page = await this.messenger.kept(chatPrefix(peer), { limit: PAGE });
+  /** Show what is kept: the newest page, or all that is newer than what is shown. */
+  async #read(peer: string): Promise<void> {
+    const view = this.conversation(peer);
+    const before = new Map(view.entries.map((one) => [one.id, one]));
+    const started = view.entries.some((one) => one.position !== null);
+    let entries: ChatEntry[] = [];
+    let page: readonly { readonly name: string; readonly value: Bytes }[];
+    let reached: boolean;
+    do {
+      // Another tab may have taken any number of them while this one slept.
+      const [first] = entries;
+      const range = first === undefined ? {} : { before: chatName(peer, first.position ?? 0) };
+      page = await this.messenger.kept(chatPrefix(peer), { ...range, limit: PAGE });
+      const found = page.map(({ value }) => read<ChatEntry>(value));
+      entries = [...found, ...entries];
+      reached = !started || found.some(({ id }) => before.has(id));
+    } while (!reached && page.length === PAGE);
     const waiting = await this.messenger.kept(waitingPrefix(peer));
-    const entries = [...page, ...waiting].map(({ value }) => read<ChatEntry>(value));
-    const before = this.conversation(peer);
-    // What waited and no longer does has come as a committed one, or was given up.
-    const present = new Set(entries.map((one) => one.id));
-    const left = before.entries.filter((one) => one.position === null && !present.has(one.id));
-    const more = before.loaded ? before.more : page.length === PAGE;
-    this.#merge(peer, entries, more, new Set(left.map((one) => one.id)));
+    entries.push(...waiting.map(({ value }) => read<ChatEntry>(value)));
+    // What has changed while this was read is newer than what was read.
+    const now = new Map(this.conversation(peer).entries.map((one) => [one.id, one]));
+    const present = new Set(entries.map(({ id }) => id));
+    this.#conversations.change(peer, {
+      entries: entries.filter(({ id }) => now.get(id) === before.get(id)),
+      // What waited and no longer does has come as a committed one, or was given up.
+      removed: view.entries
+        .filter(({ id, position }) => position === null && !present.has(id))
+        .map(({ id }) => id),
+      loaded: true,
+      more: started ? view.more : page.length === PAGE,
+    });
+    this.#show({});
   }
 
   async #entry(name: string): Promise<ChatEntry | null> {
@@ -740,11 +765,15 @@ export class ChatSession {
 
   /** `change` is kept: show it here, and tell the other tabs. */
   #changed(peer: string, { entries, removed, summary }: Change): void {
-    if (summary !== null) this.#summaries.set(peer, summary);
-    const { loaded, more } = this.conversation(peer);
-    if (loaded) this.#merge(peer, entries, more, new Set(removed));
-    else this.#show({});
+    if (summary !== null) this.#line(summary);
+    this.#conversations.change(peer, { entries, removed });
+    this.#show({});
     this.#tell(peer);
+  }
+
+  #line(summary: ConversationSummary): void {
+    this.#summaries.set(summary.peer, summary);
+    this.#linesChanged = true;
   }
 
   /** `peer`: whose conversation has changed; empty: the settings have. */
@@ -752,36 +781,17 @@ export class ChatSession {
     if (!this.#closed) this.#tabs.postMessage(peer);
   }
 
-  #merge(
-    peer: string,
-    entries: readonly ChatEntry[],
-    more: boolean,
-    removed: ReadonlySet<string> = new Set(),
-  ): void {
-    const byId = new Map(this.conversation(peer).entries.map((one) => [one.id, one]));
-    for (const entry of entries) byId.set(entry.id, entry);
-    for (const id of removed) byId.delete(id);
-    const ordered = [...byId.values()].sort(inLedgerOrder);
-    this.#conversations.set(peer, { loaded: true, entries: ordered, more });
-    this.#show({});
-  }
-
   #show(change: Partial<SessionView>): void {
-    const conversations = [...this.#summaries.values()].sort(
-      (one, other) => other.position - one.position || other.ts - one.ts,
-    );
+    let { conversations } = this.#view;
+    if (this.#linesChanged) {
+      conversations = [...this.#summaries.values()].sort(
+        (one, other) => other.position - one.position || other.ts - one.ts,
+      );
+      this.#linesChanged = false;
+    }
     this.#view = { ...this.#view, ...change, conversations };
     for (const listener of this.#listeners) listener();
   }
-}
-
-/** By position, never by a clock; what waits comes last, as it was written. */
-function inLedgerOrder(one: ChatEntry, other: ChatEntry): number {
-  if (one.position === null || other.position === null) {
-    if (one.position !== other.position) return one.position === null ? 1 : -1;
-    return one.seq - other.seq;
-  }
-  return one.position - other.position;
 }
 
 function outgoing(frame: Frame, text: string): ChatEntry {

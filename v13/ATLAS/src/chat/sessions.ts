@@ -4,13 +4,15 @@
  * Opening one makes this browser a device of the wallet when it is none yet, and the wallet is asked to
  * sign. A wallet with devices elsewhere is not touched: the person decides.
  */
-import { Directory, DirectoryError } from "../security/directory";
+import type { Bytes } from "../security/bytes";
+import { Directory } from "../security/directory";
 import { type Enrolment, FurtherDevice, openMessenger, resetIdentity } from "../security/enrolment";
 import { CryptoError } from "../security/errors";
 import { openStore } from "../security/indexed-db";
 import type { Messenger } from "../security/messenger";
 import { selectSuite } from "../security/select";
 import type { SignText } from "../security/wallet";
+import { codeOf, WalletError } from "./failure";
 import { ChatSession } from "./session";
 import { injectedWallet, signerOf } from "./wallet-signer";
 
@@ -21,13 +23,19 @@ const MADE_ELSEWHERE = new Set(["refused", "not_certified"]);
 export type Opening =
   | { readonly at: "opening" }
   | { readonly at: "open"; readonly session: ChatSession }
-  /** The wallet has devices, and this browser is none of them: `begin` or `startAnew`. */
-  | { readonly at: "unknown_device" }
   /**
-   * `code`: of a CryptoError or of SPEC.md; `unreachable` when the server does not answer,
-   * `refused_by_wallet` when the person did not sign.
+   * The wallet has devices, and this browser is none of them: `begin`, then `finish`; or `startAnew`.
+   * `request`: for the device that has the identity; null before `begin`.
    */
+  | { readonly at: "unknown_device"; readonly request: Bytes | null }
+  /** `code`: see `codeOf`. */
   | { readonly at: "failed"; readonly code: string };
+
+/** A place in the page that can show how far opening has come, and ask what it needs. */
+export interface Gate {
+  /** Windows come before lists. */
+  readonly place: "window" | "list";
+}
 
 export interface ChatOptions {
   readonly token: string;
@@ -48,6 +56,9 @@ export class OpeningChat {
   #token: string;
   #opening: Opening = { at: "opening" };
   #enrolment: Promise<Enrolment> | null = null;
+  /** Kept over wrong answers: its request may be on its way. */
+  #device: FurtherDevice | null = null;
+  #gates: readonly Gate[] = [];
   readonly #options: ChatOptions;
   readonly #listeners = new Set<() => void>();
 
@@ -93,14 +104,40 @@ export class OpeningChat {
     void this.#open(resetIdentity);
   }
 
-  /** Keys for this browser as a further device; its request goes to the device that has the identity. */
-  async begin(): Promise<FurtherDevice> {
-    return FurtherDevice.begin(await this.#enrol());
+  /** Keys for this browser as a further device. Rejects when that could not be prepared. */
+  async begin(): Promise<void> {
+    this.#device ??= await FurtherDevice.begin(await this.#enrol());
+    this.#become({ at: "unknown_device", request: this.#device.request });
   }
 
-  /** The answer of that device. */
-  finish(device: FurtherDevice, answer: Uint8Array<ArrayBuffer>): void {
-    void this.#open(() => device.finish(answer));
+  /** The answer of the other device. Rejects when it is not one; the request stays as it was. */
+  async finish(answer: Bytes): Promise<void> {
+    if (this.#device === null) throw new TypeError("an answer is to a request");
+    const enrolment = await this.#enrol();
+    const messenger = await this.#device.finish(answer).catch((error: unknown) => {
+      if (!wasMadeElsewhere(error)) throw error;
+      return openMessenger(enrolment).catch(() => {
+        throw error;
+      });
+    });
+    this.#device = null;
+    await this.#open(() => Promise.resolve(messenger));
+  }
+
+  /** Count `gate` in; returns how to count it out. One gate of a page asks the person. */
+  place(gate: Gate): () => void {
+    this.#gates = [...this.#gates, gate];
+    this.#tell();
+    return () => {
+      this.#gates = this.#gates.filter((one) => one !== gate);
+      this.#tell();
+    };
+  }
+
+  /** Whether `gate` is the one that asks: the first window, else the first. */
+  asks(gate: Gate): boolean {
+    const first = this.#gates.find((one) => one.place === "window") ?? this.#gates[0];
+    return gate === first;
   }
 
   async #open(openDevice: (enrolment: Enrolment) => Promise<Messenger>): Promise<void> {
@@ -112,8 +149,7 @@ export class OpeningChat {
       const enrolment = await this.#enrol();
       const { directory, suite } = enrolment;
       const messenger = await openDevice(enrolment).catch((error: unknown) => {
-        // Another tab of this browser has made the device meanwhile: it is there for both.
-        if (!(error instanceof CryptoError && MADE_ELSEWHERE.has(error.code))) throw error;
+        if (!wasMadeElsewhere(error)) throw error;
         return openMessenger(enrolment);
       });
       const token = this.#token;
@@ -121,7 +157,10 @@ export class OpeningChat {
       const session = await ChatSession.open({ messenger, directory, suite, url, token });
       opening = { at: "open", session };
     } catch (error) {
-      opening = failure(error);
+      const code = codeOf(error);
+      const request = this.#device?.request ?? null;
+      opening =
+        code === "not_certified" ? { at: "unknown_device", request } : { at: "failed", code };
     }
     if (generation === this.#generation) this.#become(opening);
     else if (opening.at === "open") opening.session.close();
@@ -136,36 +175,41 @@ export class OpeningChat {
   }
 
   async #prepare(): Promise<Enrolment> {
-    const { wallet, base, sign } = this.#options;
-    const injected = injectedWallet();
+    const { wallet, base } = this.#options;
     return {
       wallet,
-      sign: sign ?? (injected === null ? nobodySigns : signerOf(injected, wallet)),
+      sign: (text) => this.#sign(text),
       directory: new Directory(() => this.#token, base),
       store: await openStore(wallet),
       suite: await selectSuite(),
     };
   }
 
+  async #sign(text: string): Promise<Bytes> {
+    const injected = injectedWallet();
+    const { wallet } = this.#options;
+    const sign = this.#options.sign ?? (injected && signerOf(injected, wallet));
+    if (sign === null) throw new WalletError("no_wallet");
+    try {
+      return await sign(text);
+    } catch (error) {
+      throw error instanceof CryptoError ? error : new WalletError("refused_by_wallet");
+    }
+  }
+
   #become(opening: Opening): void {
     this.#opening = opening;
+    this.#tell();
+  }
+
+  #tell(): void {
     for (const listener of this.#listeners) listener();
   }
 }
 
-function nobodySigns(): Promise<never> {
-  return Promise.reject(new CryptoError("refused", "no wallet is there to sign"));
-}
-
-function failure(error: unknown): Opening {
-  if (error instanceof CryptoError) {
-    if (error.code === "not_certified") return { at: "unknown_device" };
-    return { at: "failed", code: error.code };
-  }
-  if (error instanceof DirectoryError) {
-    return { at: "failed", code: error.unreachable ? "unreachable" : error.code };
-  }
-  return { at: "failed", code: "refused_by_wallet" };
+/** Another tab of this browser may have made the device meanwhile: it is there for both. */
+function wasMadeElsewhere(error: unknown): boolean {
+  return error instanceof CryptoError && MADE_ELSEWHERE.has(error.code);
 }
 
 const chats = new Map<string, OpeningChat>();

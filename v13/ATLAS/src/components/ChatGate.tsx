@@ -2,25 +2,28 @@
 import { type ReactNode, type SyntheticEvent, useId, useState } from "react";
 
 import type { ChatSession } from "../chat/session";
-import type { OpeningChat } from "../chat/sessions";
-import { useChat } from "../hooks/useChat";
-import { fromBase64, toBase64 } from "../security/bytes";
-import type { FurtherDevice } from "../security/enrolment";
+import type { Gate, OpeningChat } from "../chat/sessions";
+import { useAttempt } from "../hooks/useAttempt";
+import { useChat, useGate } from "../hooks/useChat";
+import { type Bytes, fromBase64, toBase64 } from "../security/bytes";
+import { CryptoError } from "../security/errors";
 import styles from "./ChatGate.module.css";
 import theme from "./theme.module.css";
-import { problemText } from "./words";
+import { problemText, type Words } from "./words";
 
 export interface ChatGateProps {
   readonly token: string;
   readonly wallet: string;
+  readonly place: Gate["place"];
   readonly children: (session: ChatSession) => ReactNode;
 }
 
-export function ChatGate({ token, wallet, children }: ChatGateProps): ReactNode {
+export function ChatGate({ token, wallet, place, children }: ChatGateProps): ReactNode {
   const { opening, chat } = useChat(token, wallet);
+  const asks = useGate(chat, place);
+  if (opening.at === "open") return children(opening.session);
+  if (!asks) return <p className={styles["elsewhere"]}>Your chat is not open yet.</p>;
   switch (opening.at) {
-    case "open":
-      return children(opening.session);
     case "opening":
       return (
         <div className={styles["gate"]} role="status">
@@ -43,23 +46,39 @@ export function ChatGate({ token, wallet, children }: ChatGateProps): ReactNode 
         </div>
       );
     case "unknown_device":
-      return <JoinDevice chat={chat} />;
+      return <JoinDevice chat={chat} request={opening.request} />;
   }
 }
 
+interface JoinDeviceProps {
+  readonly chat: OpeningChat;
+  readonly request: Bytes | null;
+}
+
+const ANOTHER_REQUEST = "This is the answer to another request. Let the other device answer this one.";
+
+const WHY_NOT_JOINED: Words = {
+  decode: "This is not an answer. Copy all of it from the other device.",
+  not_certified: "This is an answer for another wallet.",
+  verification: ANOTHER_REQUEST,
+  bad_classical_signature: ANOTHER_REQUEST,
+  bad_post_quantum_signature: ANOTHER_REQUEST,
+};
+
 /** The wallet has secure chat elsewhere: join by that device's word, or begin anew. */
-function JoinDevice({ chat }: { readonly chat: OpeningChat }): ReactNode {
-  const [device, setDevice] = useState<FurtherDevice | null>(null);
+function JoinDevice({ chat, request }: JoinDeviceProps): ReactNode {
   const [answer, setAnswer] = useState("");
-  const [problem, setProblem] = useState(false);
   const [sure, setSure] = useState(false);
+  const { underWay, problem, begin } = useAttempt(WHY_NOT_JOINED);
   const field = useId();
 
   function finish(event: SyntheticEvent): void {
     event.preventDefault();
-    const bytes = fromBase64(answer.trim());
-    setProblem(bytes === null);
-    if (device !== null && bytes !== null) chat.finish(device, bytes);
+    void begin(async () => {
+      const bytes = fromBase64(answer.trim());
+      if (bytes === null) throw new CryptoError("decode", "not base64");
+      await chat.finish(bytes);
+    });
   }
 
   return (
@@ -69,12 +88,13 @@ function JoinDevice({ chat }: { readonly chat: OpeningChat }): ReactNode {
         Your wallet already chats on another device. Let that device add this browser, and both can
         read from now on. What was written before stays where it is.
       </p>
-      {device === null ? (
+      {request === null ? (
         <button
           type="button"
           className={`${theme["button"] ?? ""} ${theme["primary"] ?? ""}`}
+          disabled={underWay}
           onClick={() => {
-            chat.begin().then(setDevice, reportError);
+            void begin(() => chat.begin());
           }}
         >
           Show this browser’s request
@@ -84,7 +104,7 @@ function JoinDevice({ chat }: { readonly chat: OpeningChat }): ReactNode {
           <p>1. Copy this to the other device, under Devices, “Add a device of yours”:</p>
           {/* Reachable by the keyboard, so that it can be scrolled. */}
           <output className={styles["code"]} tabIndex={0} aria-label="Request">
-            {toBase64(device.request)}
+            {toBase64(request)}
           </output>
           <label htmlFor={field}>2. Paste its answer here:</label>
           <textarea
@@ -95,12 +115,17 @@ function JoinDevice({ chat }: { readonly chat: OpeningChat }): ReactNode {
               setAnswer(event.target.value);
             }}
           />
-          {problem && <p role="alert">This is not an answer.</p>}
-          <button type="submit" className={theme["button"]} disabled={answer.trim() === ""}>
+          <button
+            type="submit"
+            className={theme["button"]}
+            disabled={underWay || answer.trim() === ""}
+          >
             Join
           </button>
         </form>
       )}
+      {underWay && <p role="status">One moment. Your wallet may ask you to sign.</p>}
+      {problem !== null && <p role="alert">{problem}</p>}
       <details>
         <summary>The other device is lost</summary>
         <p>

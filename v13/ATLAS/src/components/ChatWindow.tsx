@@ -31,7 +31,7 @@ export function ChatWindow(props: ChatWindowProps): ReactNode {
       className={`${theme["theme"] ?? ""} ${styles["window"] ?? ""}`}
       aria-label={`Chat with ${shortWallet(peer)}`}
     >
-      <ChatGate token={token} wallet={currentUserWallet.toLowerCase()}>
+      <ChatGate token={token} wallet={currentUserWallet.toLowerCase()} place="window">
         {(session) => (
           <Conversation
             key={peer}

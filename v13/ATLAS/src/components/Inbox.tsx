@@ -19,7 +19,7 @@ export interface InboxProps {
 export function Inbox({ token, currentUserWallet, onOpenChat }: InboxProps): ReactNode {
   return (
     <nav className={`${theme["theme"] ?? ""} ${styles["inbox"] ?? ""}`} aria-label="Conversations">
-      <ChatGate token={token} wallet={currentUserWallet.toLowerCase()}>
+      <ChatGate token={token} wallet={currentUserWallet.toLowerCase()} place="list">
         {(session) => <Conversations session={session} onOpenChat={onOpenChat} />}
       </ChatGate>
     </nav>

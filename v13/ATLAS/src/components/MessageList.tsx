@@ -11,7 +11,7 @@ import {
 } from "react";
 
 import { type ChatEntry, misplaced, newsBetween, timeOf } from "../chat/archive";
-import type { ConversationView } from "../chat/session";
+import type { ConversationView } from "../chat/conversations";
 import { useAttempt } from "../hooks/useAttempt";
 import styles from "./MessageList.module.css";
 import theme from "./theme.module.css";

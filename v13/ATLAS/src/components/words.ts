@@ -1,7 +1,6 @@
 /** What codes mean to a person: one sentence, and what to do where there is something to do. */
 import type { ChatEntry } from "../chat/archive";
-import { DirectoryError } from "../security/directory";
-import { CryptoError } from "../security/errors";
+import { codeOf } from "../chat/failure";
 
 /** Sentences, by code. */
 export type Words = Readonly<Record<string, string>>;
@@ -37,7 +36,9 @@ const PROBLEMS: Words = {
   device_revoked: "This device was revoked. It can neither read nor write any more.",
   unauthorized: "Your login is no longer valid. Log in again.",
   unreachable: "The server does not answer. Try again when it does.",
+  no_wallet: "No wallet is there to sign. Open this page in a browser that has one.",
   refused_by_wallet: "Your wallet did not sign. Try again, and let it sign.",
+  unexpected: "Something went wrong in this page. Reload it, then try again.",
   rate_limited: "Too many requests. Wait a moment, then try again.",
 };
 
@@ -51,17 +52,10 @@ export function problemText(code: string): string {
   return PROBLEMS[code] ?? `Something went wrong (${code}).`;
 }
 
-/**
- * Why something failed, and what to do; `words` come before the usual ones. What is no error of ours
- * is a defect, and reported too.
- */
+/** Why something failed, and what to do; `words` come before the usual ones. */
 export function whyItFailed(error: unknown, words: Words = {}): string {
-  if (error instanceof CryptoError) return words[error.code] ?? problemText(error.code);
-  if (error instanceof DirectoryError) {
-    return problemText(error.unreachable ? "unreachable" : error.code);
-  }
-  reportError(error);
-  return "Something went wrong in this page. Reload it, then try again.";
+  const code = codeOf(error);
+  return words[code] ?? problemText(code);
 }
 
 /** How far a message of one's own has come; the truth, as far as it is known here. */
@@ -81,12 +75,13 @@ export function stateText(entry: ChatEntry): string {
   }
 }
 
-/** An entry as it is read out when it comes. */
+/** An entry as it is read out when it comes: shorter than what is shown. */
 export function spokenText(entry: ChatEntry): string {
-  const { text, state, problem } = entry;
+  const { text, state, problem, continuity } = entry;
   if (state === "failed") return `${stateText(entry)}. ${text}`;
-  const parts = [continuityText(entry), problem === null ? text : whyNotShown(problem)];
-  return parts.filter((one) => one !== null).join(" ");
+  if (problem !== null) return "A message has come that is not shown.";
+  if (continuity === "gap") return `Messages are missing. ${text}`;
+  return continuity === "late" ? `A late message. ${text}` : text;
 }
 
 /** What must be said before an entry; null when it follows as it should. */

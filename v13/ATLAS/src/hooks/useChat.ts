@@ -1,8 +1,9 @@
 /** A wallet's chat in React: opened by the first component that uses it, closed with the last. */
-import { createContext, use, useEffect, useSyncExternalStore } from "react";
+import { createContext, use, useEffect, useLayoutEffect, useState, useSyncExternalStore } from "react";
 
-import type { ChatSession, ConversationView, SessionView } from "../chat/session";
-import { chatOf, type Opening, type OpeningChat } from "../chat/sessions";
+import type { ConversationView } from "../chat/conversations";
+import type { ChatSession, SessionView } from "../chat/session";
+import { chatOf, type Gate, type Opening, type OpeningChat } from "../chat/sessions";
 import type { SignText } from "../security/wallet";
 
 /** What a page says of its surroundings; the defaults are those of a page that the API serves. */
@@ -26,14 +27,24 @@ export function useChat(token: string, wallet: string): { opening: Opening; chat
   return { chat, opening: useSyncExternalStore(chat.subscribe, chat.opening) };
 }
 
+/** Whether this place in the page is the one that asks the person what `chat` needs. */
+export function useGate(chat: OpeningChat, place: Gate["place"]): boolean {
+  const [gate] = useState<Gate>({ place });
+  useLayoutEffect(() => chat.place(gate), [chat, gate]);
+  return useSyncExternalStore(chat.subscribe, () => chat.asks(gate));
+}
+
 export function useSessionView(session: ChatSession): SessionView {
   return useSyncExternalStore(session.subscribe, session.view);
 }
 
-/** The conversation with `peer`, read from what is kept when it is first shown. */
+/** The conversation with `peer`, in memory while it is shown. */
 export function useConversation(session: ChatSession, peer: string): ConversationView {
   useEffect(() => {
     session.enter(peer).catch(reportError);
+    return () => {
+      session.leave(peer);
+    };
   }, [session, peer]);
   return useSyncExternalStore(session.subscribe, () => session.conversation(peer));
 }

@@ -5,7 +5,7 @@ import { Between, isMessage, without } from "./between";
 import { Cast } from "./cast";
 
 /** Milliseconds that a test of a thousand messages may take on a machine that is busy. */
-const LONG = 600_000;
+const LONG = 240_000;
 
 const cast = Cast.gather();
 
@@ -162,26 +162,46 @@ test("a second browser of a wallet joins by request and answer, and both read fr
   await alice.say("before the second browser");
   await carol.sees("before the second browser");
   const second = cast.join(await alice.elsewhere());
+  const third = cast.join(await alice.elsewhere());
+  const requestOf = async ({ page }: Person): Promise<string> => {
+    await page.getByRole("button", { name: /request/ }).click();
+    return (await page.locator("output").textContent()) ?? "";
+  };
+  // The list asks; once there is a window it asks instead, with the same request.
+  const request = await requestOf(second);
   await second.page.evaluate((wallet) => {
     location.hash = wallet;
   }, carol.wallet);
-  // The list and the window each show the way in; either will do.
   const gate = second.page.getByRole("region", { name: /^Chat with/ });
-  await gate.getByRole("button", { name: /request/ }).click();
-  const request = (await gate.locator("output").textContent()) ?? "";
+  await gate.locator("output").waitFor();
+  expect(await second.page.locator("output").allTextContents()).toEqual([request]);
   await second.screenshot("a-further-device");
   expect(await second.inaccessible()).toEqual([]);
 
   await alice.page.getByRole("button", { name: "Devices" }).click();
   const dialog = alice.page.getByRole("dialog", { name: "Devices" });
+  const answerTo = async (one: string): Promise<string> => {
+    await dialog.getByRole("textbox").fill(one);
+    await dialog.getByRole("button", { name: "Make the answer" }).click();
+    return (await dialog.locator("output").textContent()) ?? "";
+  };
   await dialog.getByRole("textbox").fill("not a request");
   await dialog.getByRole("button", { name: "Make the answer" }).click();
   await dialog.getByText("This is not a device's request.").waitFor();
-  await dialog.getByRole("textbox").fill(request);
-  await dialog.getByRole("button", { name: "Make the answer" }).click();
-  const answer = (await dialog.locator("output").textContent()) ?? "";
+  const [answer, another] = [await answerTo(request), await answerTo(await requestOf(third))];
   await alice.page.keyboard.press("Escape");
 
+  // What is no answer, or one to another request, is said, and the request is still there.
+  for (const [wrong, problem] of [
+    ["not an answer", "This is not an answer."],
+    [another, "This is the answer to another request."],
+  ] as const) {
+    await gate.getByRole("textbox").fill(wrong);
+    await gate.getByRole("button", { name: "Join" }).click();
+    await gate.getByRole("alert").getByText(problem).waitFor();
+    expect(await gate.locator("output").textContent()).toBe(request);
+  }
+  await second.screenshot("a-wrong-answer");
   await gate.getByRole("textbox").fill(answer);
   await gate.getByRole("button", { name: "Join" }).click();
   await second.field.waitFor();

@@ -3,6 +3,7 @@ import { expect, test } from "vitest";
 
 import { Between, isMessage, without } from "./between";
 import { Cast } from "./cast";
+import type { Person } from "./stage";
 
 /** Milliseconds that a test of a thousand messages may take on a machine that is busy. */
 const LONG = 240_000;

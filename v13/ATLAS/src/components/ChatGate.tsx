@@ -56,9 +56,11 @@ interface JoinDeviceProps {
 }
 
 const ANOTHER_REQUEST = "This is the answer to another request. Let the other device answer this one.";
+const NO_ANSWER = "This is not an answer. Copy all of it from the other device.";
 
 const WHY_NOT_JOINED: Words = {
-  decode: "This is not an answer. Copy all of it from the other device.",
+  decode: NO_ANSWER,
+  unsupported_suite: NO_ANSWER,
   not_certified: "This is an answer for another wallet.",
   verification: ANOTHER_REQUEST,
   bad_classical_signature: ANOTHER_REQUEST,
@@ -125,7 +127,11 @@ function JoinDevice({ chat, request }: JoinDeviceProps): ReactNode {
         </form>
       )}
       {underWay && <p role="status">One moment. Your wallet may ask you to sign.</p>}
-      {problem !== null && <p role="alert">{problem}</p>}
+      {problem !== null && (
+        <p className={styles["problem"]} role="alert">
+          {problem}
+        </p>
+      )}
       <details>
         <summary>The other device is lost</summary>
         <p>

@@ -113,17 +113,17 @@ function Conversation({ session, peer, onClose }: ConversationProps): ReactNode 
             />
             Receipts
           </label>
-          {onClose !== undefined && (
-            <button
-              type="button"
-              className={theme["button"]}
-              aria-label="Close chat"
-              onClick={onClose}
-            >
-              ×
-            </button>
-          )}
         </div>
+        {onClose !== undefined && (
+          <button
+            type="button"
+            className={`${theme["button"] ?? ""} ${styles["close"] ?? ""}`}
+            aria-label="Close chat"
+            onClick={onClose}
+          >
+            ×
+          </button>
+        )}
       </header>
       {receipts.problem !== null && (
         <div className={`${theme["banner"] ?? ""} ${theme["bad"] ?? ""}`} role="alert">

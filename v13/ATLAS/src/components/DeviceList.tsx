@@ -74,8 +74,11 @@ function Devices({ side, own }: { readonly side: Side; readonly own: string }): 
   );
 }
 
+const NO_REQUEST = "This is not a device's request.";
+
 const WHY_NOT_ADDED: Words = {
-  decode: "This is not a device's request.",
+  decode: NO_REQUEST,
+  unsupported_suite: NO_REQUEST,
   refused:
     "This is a request of another wallet, or this browser may not add devices. The one that your chat began in may.",
 };

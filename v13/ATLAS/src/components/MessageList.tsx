@@ -44,6 +44,19 @@ export function MessageList({ view, own, onOlder, onRetry }: MessageListProps): 
     else if (shown.scrollTop === 0) shown.scrollTop = shown.scrollHeight - fromEnd;
   }, [entries]);
 
+  // And when the list gets another size: a keyboard comes up, a window is turned.
+  useEffect(() => {
+    const shown = list.current;
+    if (shown === null) return;
+    const observer = new ResizeObserver(() => {
+      if (place.current.atEnd) shown.scrollTop = shown.scrollHeight;
+    });
+    observer.observe(shown);
+    return () => {
+      observer.disconnect();
+    };
+  }, [loaded]);
+
   if (!loaded) return <div className={styles["list"]} role="status" aria-label="Loading" />;
   return (
     <>

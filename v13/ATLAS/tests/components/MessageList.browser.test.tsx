@@ -6,7 +6,7 @@ import { afterEach, beforeEach, expect, test } from "vitest";
 import type { ChatEntry } from "../../src/chat/archive";
 import { MessageList } from "../../src/components/MessageList";
 import { CryptoError } from "../../src/security/errors";
-import { entry } from "../chat/offline";
+import { entry, waitUntil } from "../chat/offline";
 
 let root: Root;
 let place: HTMLElement;
@@ -96,6 +96,24 @@ test("only what is new is read out: no history, nothing of one's own", () => {
   expect(spoken()[0]).toMatch(/missing.*message 53$/);
   show([...older, entry({ seq: 53 }), { ...mine, state: "failed", problem: "not_a_member" }]);
   expect(spoken()[0]).toMatch(/^Not sent: the server does not let you write here/);
+});
+
+test("the end stays in sight when the list gets smaller, and where the reader is stays too", async () => {
+  const frame = (): Promise<unknown> => new Promise((resolve) => requestAnimationFrame(resolve));
+  const list = (): Element => place.firstElementChild ?? place;
+  const fromEnd = (): number => list().scrollHeight - list().scrollTop - list().clientHeight;
+  Object.assign(place.style, { display: "flex", flexDirection: "column", height: "600px" });
+  show(Array.from({ length: 40 }, (_, at) => entry({ seq: at + 1 })));
+  await waitUntil(() => fromEnd() < 2);
+  place.style.height = "300px";
+  await waitUntil(() => list().clientHeight < 310);
+  await waitUntil(() => fromEnd() < 2);
+  list().scrollTop = 200;
+  await frame();
+  place.style.height = "500px";
+  await frame();
+  await frame();
+  expect(fromEnd()).toBeGreaterThan(200);
 });
 
 function button(name: string): HTMLButtonElement {

@@ -257,3 +257,6 @@ def test_storage_that_fails_is_an_internal_error_and_no_silence(
         with server.peer(CAROL) as carol:
             assert carol.silent()
             assert carol.ask(message(BOB, 1))["code"] == "ledger_unavailable"
+        refused = server.post(CAROL, message(BOB, 1))
+        assert (refused.status_code, refused.json()["code"]) == (503, "ledger_unavailable")
+        assert int(refused.headers["retry-after"]) >= 1

@@ -62,6 +62,24 @@ def test_a_refusal_is_the_same_on_the_socket_and_in_rest(
     assert ("www-authenticate" in answer.headers) == (error.code is Code.UNAUTHORIZED)
 
 
+def test_statuses_are_those_that_clients_were_told() -> None:
+    """They are part of what /v1 promises, as the codes are."""
+    told = {
+        400: {"malformed_frame"},
+        401: {"unauthorized"},
+        403: {"unknown_device", "not_a_member"},
+        409: {"replayed_sequence", "sequence_conflict"},
+        413: {"message_too_large"},
+        422: {"invalid_message", "hash_mismatch", "bad_signature"},
+        429: {"rate_limited"},
+        500: {"internal"},
+        503: {"ledger_unavailable"},
+    }
+    assert {code.value: meaning.status for code, meaning in CODES.items()} == {
+        code: status for status, codes in told.items() for code in codes
+    }
+
+
 def test_retry_after_is_never_zero_seconds() -> None:
     answer = problem(Code.RATE_LIMITED, "d", {"retry_after": 0.01})
     assert answer.headers["retry-after"] == "1"

@@ -29,12 +29,14 @@ from plugins.secure_chat.crypto.devices import Certificate, DeviceKeys
 from plugins.secure_chat.crypto.envelope import Envelope
 from plugins.secure_chat.crypto.frame import Frame
 from plugins.secure_chat.crypto.identity import Identity, IdentityBody, PostQuantumKey
-from plugins.secure_chat.crypto.messenger import Messenger
+from plugins.secure_chat.crypto.messenger import Messenger, _outgoing_name
 from plugins.secure_chat.crypto.prekeys import Bundle, Kind, PrekeySecret, Publication
 from plugins.secure_chat.crypto.primitives import labelled
 from plugins.secure_chat.crypto.roster import Roster
 from plugins.secure_chat.crypto.roster import verify as verify_roster
+from plugins.secure_chat.crypto.session import Wrapped
 from plugins.secure_chat.crypto.store import SessionStore
+from plugins.secure_chat.crypto.streams import Outgoing
 from tests.vectors.operations import (
     OPERATIONS,
     MemoryStorage,
@@ -392,6 +394,18 @@ def identities(alice: Person, bob: Person) -> Document:
         "decode",
         identity=edited(mine, 21, 4, u32(1)),
     )
+    doc.bad(
+        "a previous one at generation 0",
+        "identity-verify",
+        "decode",
+        identity=edited(mine, 25, 1, b"\1"),
+    )
+    doc.bad(
+        "a previous signature at generation 0",
+        "identity-verify",
+        "decode",
+        identity=edited(mine, -1, 1, b"\1" + bytes(3309)),
+    )
     new_key = PostQuantumKey(draw("alice identity 2"))
     rotated = alice.vouch(new_key, alice.identity)
     reset = alice.vouch(new_key, alice.identity, bless=False)
@@ -401,6 +415,20 @@ def identities(alice: Person, bob: Person) -> Document:
     doc.good("rotated", "identity-succession", known=mine, new=turned)
     doc.good("not blessed by the old key", "identity-succession", known=mine, new=started)
     doc.good("rotated backwards", "identity-succession", known=turned, new=mine)
+    doc.good("rotated from another one", "identity-succession", known=started, new=turned)
+    leap_body = replace(rotated.body, generation=2)
+    leap = identity.vouch(
+        leap_body, alice.wallet.sign(leap_body.text), new_key, alice.post_quantum
+    ).encode()
+    leapt = doc.blob("two generations on", leap)
+    doc.good("blessed, two generations on", "identity-succession", known=mine, new=leapt)
+    doc.bad(
+        "two generations on, a blessing that does not verify",
+        "identity-succession",
+        "bad_post_quantum_signature",
+        known=mine,
+        new=flipped(leapt, leap, len(leap) - 3000),
+    )
     doc.bad(
         "a blessing that does not verify",
         "identity-succession",
@@ -471,6 +499,22 @@ def device_documents(alice: Person, bob: Person) -> Document:
         certificate=first,
         endorser=b"",
     )
+    doc.bad(
+        "another endorser than it names",
+        "certificate-verify",
+        "not_certified",
+        identity=owner,
+        certificate=second,
+        endorser=second,
+    )
+    doc.bad(
+        "wallet signature altered, no endorser at hand",
+        "certificate-verify",
+        "bad_wallet_signature",
+        identity=owner,
+        certificate=flipped(second, data, starts[0] + 3),
+        endorser=b"",
+    )
     bad_name = edited(first, 1 + 20 + 32 + 1, 1, b" ")
     doc.bad(
         "a space in the device's name",
@@ -491,6 +535,13 @@ def device_documents(alice: Person, bob: Person) -> Document:
     ):
         changed = flipped(end, revocation.encode(), at)
         doc.bad(name, "revocation-verify", error, identity=owner, revocation=changed)
+    doc.bad(
+        "revocation of another identity",
+        "revocation-verify",
+        "not_certified",
+        identity=stranger,
+        revocation=end,
+    )
     both: list[Any] = [first, second]
     none: list[Any] = []
     doc.good("roster", "roster-verify", identity=owner, certificates=both, revocations=none)
@@ -507,6 +558,49 @@ def device_documents(alice: Person, bob: Person) -> Document:
         identity=owner,
         certificates=both,
         revocations=[end],
+    )
+    root_body = devices.revocation_body(phone)
+    root_end = devices.revoke(phone, alice.wallet.sign(root_body.text), alice.post_quantum)
+    doc.good(
+        "roster, the revoked device endorsed another",
+        "roster-verify",
+        identity=owner,
+        certificates=both,
+        revocations=[doc.blob("revocation of the first", root_end.encode())],
+    )
+    doc.good(
+        "roster, a revocation of no certificate in it",
+        "roster-verify",
+        identity=owner,
+        certificates=[first],
+        revocations=[end],
+    )
+    doc.good(
+        "roster without devices", "roster-verify", identity=owner, certificates=[], revocations=none
+    )
+    doc.bad(
+        "roster, one signature does not verify",
+        "roster-verify",
+        "bad_classical_signature",
+        identity=owner,
+        certificates=[first, flipped(second, data, starts[2] + 3)],
+        revocations=none,
+    )
+    doc.bad(
+        "roster, a revocation does not verify",
+        "roster-verify",
+        "bad_post_quantum_signature",
+        identity=owner,
+        certificates=both,
+        revocations=[flipped(end, revocation.encode(), size + 70)],
+    )
+    doc.bad(
+        "roster, 65 certificates",
+        "roster-verify",
+        "not_certified",
+        identity=owner,
+        certificates=[first] * 65,
+        revocations=none,
     )
     ghost = Person("alice", "phone")
     ghost_certificate = doc.blob("ghost", ghost.add("ghost", endorsed=False).encode())
@@ -586,6 +680,32 @@ def handshakes(alice: Person, bob: Person, pinned: Pinned) -> Document:
         certificate=responder,
         publication=flipped(whole, publication.encode(), len(publication.encode()) - 3000),
     )
+    twice = replace(publication, one_time=publication.one_time * 2)
+    doc.bad(
+        "publication, one id twice",
+        "publication-verify",
+        "decode",
+        certificate=responder,
+        publication=twice.encode(),
+    )
+    doc.bad(
+        "publication, 101 one-time prekeys",
+        "publication-verify",
+        "decode",
+        certificate=responder,
+        publication=edited(
+            whole,
+            len(replace(publication, one_time=(), one_time_kem=()).encode()) - 4,
+            2,
+            b"\0\x65",
+        ),
+    )
+    kem_key = public[Kind.ONE_TIME_KEM].key
+    doc.good("KEM key", "encapsulate", public=kem_key)
+    doc.bad("KEM key, a byte short", "encapsulate", "decode", public=kem_key[:-1])
+    # FIPS 203, 7.2: the first coefficient is q.
+    beyond = bytes((0x01, kem_key[1] & 0xF0 | 0x0D)) + kem_key[2:]
+    doc.bad("KEM key, a coefficient not below q", "encapsulate", "decode", public=beyond)
     full = Bundle(his.id, public[Kind.SIGNED], public[Kind.ONE_TIME_KEM], public[Kind.ONE_TIME])
     spent = Bundle(his.id, public[Kind.SIGNED], public[Kind.LAST_RESORT_KEM], None)
     bundles = {"full": full, "spent": spent}
@@ -599,6 +719,13 @@ def handshakes(alice: Person, bob: Person, pinned: Pinned) -> Document:
         "post_quantum_missing",
         certificate=responder,
         bundle=doc.blob("bundle bare", bare),
+    )
+    doc.bad(
+        "no KEM prekey, of another device",
+        "bundle-verify",
+        "not_certified",
+        certificate=initiator,
+        bundle={"blob": "bundle bare"},
     )
     data, signed_at = full.encode(), 3 + 32 + 5
     kem_at = signed_at + 32 + 64 + 3309 + 1 + 5
@@ -634,6 +761,13 @@ def handshakes(alice: Person, bob: Person, pinned: Pinned) -> Document:
         "bad_classical_signature",
         certificate=responder,
         bundle=edited(blobs["spent"], signed_at + 32 + 64 + 3309 + 1, 1, b"\4"),
+    )
+    doc.bad(
+        "signed prekey where the one-time one belongs",
+        "bundle-verify",
+        "decode",
+        certificate=responder,
+        bundle=edited(blobs["full"], one_at - 5, 1, b"\1"),
     )
     for name, one in bundles.items():
         assert one.kem is not None
@@ -673,6 +807,25 @@ def handshakes(alice: Person, bob: Person, pinned: Pinned) -> Document:
         handshake=answer,
         **{**inputs, "prekeys": secrets_of(prekeys, Kind.SIGNED, Kind.ONE_TIME_KEM)},
     )
+    for name, gone in (
+        ("signed prekey is gone", Kind.SIGNED),
+        ("KEM prekey is gone", Kind.ONE_TIME_KEM),
+    ):
+        left = secrets_of(prekeys, *(kind for kind in Kind if kind is not gone))
+        doc.bad(
+            name,
+            "handshake-respond",
+            "unknown_prekey",
+            handshake=answer,
+            **{**inputs, "prekeys": left},
+        )
+    doc.bad(
+        "handshake, a byte too many",
+        "handshake-respond",
+        "decode",
+        handshake=edited(answer, len(sent), 0, b"\0"),
+        **inputs,
+    )
     doc.bad(
         "ephemeral key of low order",
         "handshake-respond",
@@ -709,13 +862,14 @@ def ratchets() -> Document:
     doc = Document("The Double Ratchet")
     root, signed = draw("ratchet root"), draw("ratchet signed prekey")
 
-    def send(side: str, text: str, key: str) -> dict[str, Any]:
+    def send(side: str, text: str, key: str, **more: Any) -> dict[str, Any]:
         return {
             "side": side,
             "do": "encrypt",
             "plaintext": text.encode(),
             "associated_data": b"AD",
             "private": draw(f"ratchet {key}"),
+            **more,
         }
 
     def read(side: str, message: int, **more: Any) -> dict[str, Any]:
@@ -785,6 +939,55 @@ def ratchets() -> Document:
             read(b, 0),
             read(b, 0, header=key + u32(0) + u32(2002)),
             read(b, 0, header=key + u32(0) + u32(2001)),
+        ],
+    )
+    doc.good(
+        "late, of a chain that has ended",
+        "ratchet-script",
+        root=root,
+        signed=signed,
+        steps=[
+            send(a, "0", "a1"),
+            send(a, "1", "-"),
+            read(b, 0),
+            send(b, "2", "b1"),
+            read(a, 2),
+            send(a, "3", "a2"),
+            read(b, 3),
+            read(b, 1),
+            # Its key is used: what it names is taken for a new remote key.
+            read(b, 0),
+        ],
+    )
+    other = primitives.x25519_public(draw("ratchet a2"))
+    doc.good(
+        "too many skipped at the end of a chain, a key of low order",
+        "ratchet-script",
+        root=root,
+        signed=signed,
+        steps=[
+            send(a, "0", "a1"),
+            read(b, 0),
+            read(b, 0, header=other + u32(2002) + u32(0)),
+            read(b, 0, header=other + u32(2001) + u32(0)),
+            read(b, 0, header=other + u32(2001) + u32(2000)),
+            read(b, 0, header=other + u32(2001) + u32(2001)),
+            read(b, 0, header=bytes(32) + u32(1) + u32(0)),
+        ],
+    )
+    doc.good(
+        "513 passed over: the first key is dropped",
+        "ratchet-script",
+        root=root,
+        signed=signed,
+        steps=[
+            send(a, "0", "a1"),
+            send(a, "1", "-", repeat=514),
+            read(b, 0),
+            read(b, 514),
+            read(b, 1),
+            read(b, 2),
+            read(b, 513),
         ],
     )
     return doc
@@ -950,6 +1153,16 @@ def messages(alice: Person, bob: Person, pinned: Pinned) -> Document:
     ):
         doc.bad(name, "envelope-decode", error, ciphertext=edit)
 
+    plain = _without_handshakes(sealed[1])
+    known = doc.blob("no session opened", plain.encode())
+    doc.good("envelope that opens no session", "envelope-decode", ciphertext=known)
+    doc.bad(
+        "envelope, payload of 271 bytes",
+        "envelope-decode",
+        "decode",
+        ciphertext=edited(known, -1, 1),
+    )
+
     doc.good("messages in order", "messages-open", frames=wire, **inputs)
     doc.good(
         "one withheld, then late, then twice",
@@ -1034,6 +1247,59 @@ def messages(alice: Person, bob: Person, pinned: Pinned) -> Document:
     doc.good(
         "refused: prekeys are gone", "messages-open", frames=[wire[0]], **{**inputs, "prekeys": []}
     )
+    misnamed = {
+        address: replace(one, session=draw("session", 16)) for address, one in inside.wraps.items()
+    }
+    for name, frame, error in (
+        (
+            "wraps that name another session than they open",
+            again(first, ciphertext=_opening(alice, first, misnamed).encode()),
+            "decrypt",
+        ),
+        ("session not known", again(sealed[1], ciphertext=plain.encode()), "unknown_session"),
+        (
+            "to a third wallet, signed",
+            again(first, recipient="0x" + "ab" * 20),
+            "not_addressed",
+        ),
+        ("no such device", {**wire[0], "device": "tablet"}, "not_certified"),
+        (
+            "not signed",
+            {k: v for k, v in wire[0].items() if k != "signature"},
+            "bad_classical_signature",
+        ),
+    ):
+        doc.good(f"refused: {name}", "messages-open", frames=[frame, wire[0]], **inputs)
+        outcomes = doc.vectors[-1]["output"]["outcomes"]
+        assert outcomes[0] == {"error": error}, name
+        assert "content" in outcomes[1], name
+    revoked = devices.revocation_body(alice.certificates["phone"])
+    stop = devices.revoke(
+        alice.certificates["phone"], alice.wallet.sign(revoked.text), alice.post_quantum
+    )
+    doc.good(
+        "refused: the sending device is revoked",
+        "messages-open",
+        frames=[wire[0]],
+        **{
+            **inputs,
+            "sender": {**origin, "revocations": [doc.blob("phone revoked", stop.encode())]},
+        },
+    )
+    doc.good(
+        "a known session, without its handshake",
+        "messages-open",
+        frames=[wire[0], again(sealed[1], ciphertext=plain.encode())],
+        **inputs,
+    )
+    unsigned_opening = replace(second, initiation=bytes(3309))
+    doc.good(
+        "the opening signature is for who does not know the session",
+        "messages-open",
+        frames=[wire[0], again(sealed[1], ciphertext=unsigned_opening.encode())],
+        **inputs,
+    )
+    streams(doc, sender, alice, bob, wire, inputs)
 
     cid = "bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"
     simple = replace(first, ciphertext=draw("small", 40), signature=b"", cids=(cid,))
@@ -1061,12 +1327,37 @@ def messages(alice: Person, bob: Person, pinned: Pinned) -> Document:
         hash=simple.hash,
         cids=[],
     )
+    doc.good(
+        "minus zero is signed as zero",
+        "signing-input",
+        sender=simple.sender,
+        device="0",
+        recipient=him,
+        nonce=simple.nonce,
+        seq=1,
+        ts=-0.0,
+        hash=simple.hash,
+        cids=[],
+    )
     unsigned = {**simple.to_wire(), "signature": wire[0]["signature"]}
     signature = doc.good("sign a frame", "frame-sign", frame=unsigned, seed=seed)["signature"]
     signed = replace(simple, signature=signature).to_wire()
     verifying = primitives.ed25519_public(seed)
     doc.good("verify a frame", "frame-verify", frame=signed, public=verifying)
+    upper = {**signed, "sender": "0x" + me[2:].upper()}
+    doc.good("frame, an address in upper case", "frame-verify", frame=upper, public=verifying)
+    delivered = {**signed, "id": "1", "position": 1, "timestamp": "t"}
+    doc.good(
+        "frame with the server's own fields", "frame-verify", frame=delivered, public=verifying
+    )
+    digest = signed["hash"]
+    loose = digest[:-2] + chr(ord(digest[-2]) + 1) + "="  # bits that decoding drops
     for name, change, error in (
+        ("frame, hash in loose base64", {"hash": loose}, "decode"),
+        ("frame, no name of a block", {"cids": ["cid"]}, "decode"),
+        ("frame, no blocks", {"cids": []}, "decode"),
+        ("frame, a block twice", {"cids": [cid, cid]}, "decode"),
+        ("frame, not signed", {"signature": ...}, "bad_classical_signature"),
         ("frame, another sender", {"sender": him}, "bad_classical_signature"),
         ("frame, another device", {"device": "desk"}, "bad_classical_signature"),
         ("frame, another recipient", {"recipient": me}, "bad_classical_signature"),
@@ -1079,6 +1370,110 @@ def messages(alice: Person, bob: Person, pinned: Pinned) -> Document:
         changed = {k: v for k, v in {**signed, **change}.items() if v is not ...}
         doc.bad(name, "frame-verify", error, frame=changed, public=verifying)
     return doc
+
+
+def streams(
+    doc: Document,
+    sender: Messenger,
+    alice: Person,
+    bob: Person,
+    wire: list[dict[str, Any]],
+    inputs: dict[str, Any],
+) -> None:
+    """To the sender's other device, to a thread, and after numbers that were passed over.
+
+    ``wire`` and ``inputs``: the messages to Bob's laptop before, and how they are opened there.
+    """
+    him, own, origin = bob.wallet.wallet, prekey_set(alice, "desk"), inputs["sender"]
+    desk, keys = alice.certificates["desk"], alice.keys["desk"]
+    public = {kind: one.publish(keys, desk.id) for kind, one in own.items()}
+    bundle = Bundle(desk.id, public[Kind.SIGNED], public[Kind.ONE_TIME_KEM], public[Kind.ONE_TIME])
+    sender.establish(alice.roster, bundle, 1_700_000_000_000)
+    everyone, thread = [bob.roster, alice.roster], "thread_" + "5e" * 16
+    to_all = sender.seal(him, everyone, b"to all of us", 1_700_000_010.0).to_wire()
+    to_thread = sender.seal(thread, everyone, b"to the thread", 1_700_000_011.0).to_wire()
+    at_desk: dict[str, Any] = {
+        "device": alice.secrets("desk"),
+        "receiver": {**origin, "device": "desk"},
+        "sender": origin,
+        "prekeys": secrets_of(own),
+    }
+    op = "messages-open"
+    doc.good("the sender's other device", op, frames=[to_all, to_thread], **at_desk)
+    doc.good("to a thread, another stream", op, frames=[wire[0], to_thread, to_all], **inputs)
+    doc.good(
+        "refused: one's own message",
+        op,
+        frames=[to_all],
+        **{
+            **at_desk,
+            "device": alice.secrets("phone"),
+            "receiver": {**origin, "device": "phone"},
+            "prekeys": [],
+        },
+    )
+    assert doc.vectors[-1]["output"]["outcomes"] == [{"error": "reflected"}]
+    # The sender passes numbers over, and says so: `previous` is the message before.
+    last = Frame.from_wire(to_all)
+    sender._store.commit({_outgoing_name(him): Outgoing(last.seq + 10, last.hash).encode()})
+    jump = sender.seal(him, [bob.roster], b"numbers unused", 1_700_000_012.0)
+    unused = replace(last, seq=jump.seq - 1).signed(alice.keys["phone"].signing)
+    doc.good(
+        "numbers that the sender passed over are not missing",
+        op,
+        frames=[to_all, jump.to_wire(), unused.to_wire()],
+        **inputs,
+    )
+    # The sender has lost its state: it goes on above the server's last number.
+    sender.fast_forward(him, jump.seq + 10)
+    anew = sender.seal(him, [bob.roster], b"from a backup", 1_700_000_013.0).to_wire()
+    doc.good("the sender lost its state", op, frames=[wire[0], anew, wire[1]], **inputs)
+    doc.good("first at a high number", op, frames=[anew, wire[0]], **inputs)
+    # The directory hands the same prekeys out again.
+    laptop, keys = bob.certificates["laptop"], bob.keys["laptop"]
+    secrets = prekey_set(bob, "laptop")
+    public = {kind: one.publish(keys, laptop.id) for kind, one in secrets.items()}
+    signed, last_resort = public[Kind.SIGNED], public[Kind.LAST_RESORT_KEM]
+    opening = [
+        _opened_with(sender, bob, Bundle(laptop.id, signed, *others))
+        for others in (
+            (public[Kind.ONE_TIME_KEM], public[Kind.ONE_TIME]),
+            (public[Kind.ONE_TIME_KEM], None),
+            (last_resort, None),
+            (last_resort, None),
+        )
+    ]
+    doc.good(
+        "one-time prekeys open one session, the others many",
+        op,
+        frames=[wire[0], *opening],
+        **inputs,
+    )
+
+
+def _opened_with(sender: Messenger, person: Person, bundle: Bundle) -> dict[str, Any]:
+    """A message in a session that ``bundle`` opens."""
+    sender.establish(person.roster, bundle, 1_700_000_000_000)
+    return sender.seal(person.wallet.wallet, [person.roster], b"anew", 1_700_000_014.0).to_wire()
+
+
+def _without_handshakes(frame: Frame) -> Envelope:
+    """What the sender would write if it had been answered: same wraps, no session opened."""
+    one = Envelope.decode(frame.ciphertext)
+    wraps = {address: replace(wrap, handshake=None) for address, wrap in one.wraps.items()}
+    return replace(one, wraps=wraps, initiation=b"")
+
+
+def _opening(sender: Person, frame: Frame, wraps: dict[bytes, Wrapped]) -> Envelope:
+    """The frame's envelope with other wraps, its opening signature made for them."""
+    one = replace(Envelope.decode(frame.ciphertext), wraps=wraps)
+    data = envelope.associated_data(
+        frame.sender, frame.device, frame.recipient, frame.seq, one.previous
+    )
+    digest = primitives.sha256(data)
+    body = envelope.initiation_body(digest, one.commitment, one.wrap_section)
+    _, signature = sender.keys[frame.device].sign(labels.INITIATION, body)
+    return replace(one, initiation=signature)
 
 
 def _uncommitted(sender: Messenger, rosters: list[Roster], recipient: str, model: Frame) -> Any:
@@ -1132,6 +1527,17 @@ def attachment_documents() -> Document:
         descriptor=edited(descriptor, 42, 1, b"\2"),
         blocks=blocks,
     )
+    for name, edit, error in (
+        ("descriptor, another version", (0, 1, b"\3"), "unsupported_suite"),
+        ("descriptor, a byte too many", (len(small["descriptor"]), 0, b"\0"), "decode"),
+        (
+            "65 blocks",
+            (33, 10, (64 * 262_128 + 1).to_bytes(8, "big") + b"\0\x41" + bytes(32 * 64)),
+            "decode",
+        ),
+    ):
+        broken = edited(descriptor, *edit)
+        doc.bad(name, "attachment-open", error, descriptor=broken, blocks=blocks)
     return doc
 
 

@@ -158,6 +158,12 @@ def bundle_verify(certificate: bytes, bundle: bytes) -> Outcome:
     return {"kem": kem.id, "kem_kind": int(kem.kind), "signed": one.signed.id}
 
 
+def encapsulate(public: bytes) -> Outcome:
+    """Randomised: that the key is taken is all there is to compare."""
+    primitives.encapsulate(public)
+    return {}
+
+
 def _keys(device: dict[str, bytes]) -> DeviceKeys:
     return DeviceKeys(device["signing"], device["agreement"], device["post_quantum"])
 
@@ -229,7 +235,10 @@ def _drawn(key: bytes, _: int) -> bytes:
 
 
 def ratchet_script(root: bytes, signed: bytes, steps: list[dict[str, Any]]) -> Outcome:
-    """Two sides; ``private`` is the key that a sending side draws when it makes a new one."""
+    """Two sides; ``private`` is the key that a sending side draws when it makes a new one.
+
+    ``repeat``: so many messages, each counted; the outcome is the last one's.
+    """
     sides = {
         "initiator": Ratchet.initiator(root, primitives.x25519_public(signed)),
         "responder": Ratchet.responder(root, signed),
@@ -239,9 +248,10 @@ def ratchet_script(root: bytes, signed: bytes, steps: list[dict[str, Any]]) -> O
     for step in steps:
         state = sides[step["side"]]
         if step["do"] == "encrypt":
-            draw = partial(_drawn, step["private"])
-            header, sealed, state = state.encrypt(step["plaintext"], step["associated_data"], draw)
-            messages.append((header, sealed))
+            draw, data = partial(_drawn, step["private"]), step["associated_data"]
+            for _ in range(step.get("repeat", 1)):
+                header, sealed, state = state.encrypt(step["plaintext"], data, draw)
+                messages.append((header, sealed))
             outcomes.append({"header": header.encode(), "sealed": sealed})
         else:
             header, sealed = messages[step["message"]]
@@ -257,7 +267,7 @@ def ratchet_script(root: bytes, signed: bytes, steps: list[dict[str, Any]]) -> O
                 outcomes.append({"error": error.code})
         assert set(step) <= {
             *("side", "do", "private", "plaintext", "associated_data", "message", "header"),
-            "flip",
+            *("flip", "repeat"),
         }
         sides[step["side"]] = state
     return {"outcomes": outcomes}
@@ -466,7 +476,7 @@ OPERATIONS: dict[str, Callable[..., Outcome]] = {
         *(label, hkdf, ed25519_verify, wallet_text, wallet_sign, wallet_recover),
         *(identity_verify, identity_succession, safety_number),
         *(device_keys, certificate_body, certificate_verify, revocation_verify, roster_verify),
-        *(prekey_public, publication_verify, bundle_verify),
+        *(prekey_public, publication_verify, bundle_verify, encapsulate),
         *(handshake_initiate, handshake_respond, ratchet_script),
         *(conversation, associated_data, content_keys, padded_size, pad, unpad, key_wrap_data),
         *(initiation_body, envelope_decode, message_seal, messages_open),

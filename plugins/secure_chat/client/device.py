@@ -61,7 +61,7 @@ _OUTBOX: Final = OWN + b"outbox/"
 _INBOX: Final = OWN + b"inbox/"
 _HELD: Final = OWN + b"held/"
 _MAX_SETTLED: Final = 64  # a commit writes the whole state: what is done with must not pile up
-_LARGEST_PART: Final = 1 << 16  # of an endorsement
+_LARGEST_PART: Final = 1 << 14  # of an endorsement; a certificate has 12 kB
 
 
 class Signer(Protocol):

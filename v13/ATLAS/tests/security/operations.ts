@@ -198,16 +198,20 @@ async function ratchetScript(inputs: Inputs, suite: Suite): Promise<Json> {
   const outcomes: Json[] = [];
   for (const step of inputs.objects("steps")) {
     const side = step.text("side");
-    const state = sides.get(side) ?? fail("no such side");
+    let state = sides.get(side) ?? fail("no such side");
     const data = step.bytes("associated_data");
     if (step.text("do") === "encrypt") {
       const plaintext = step.bytes("plaintext");
       // Given on every encryption, used where the side draws a new key.
       const drawn = step.bytes("private");
-      const { header, sealed, next } = await state.encrypt(suite, plaintext, data, () => drawn);
-      messages.push({ header, sealed });
+      for (let left = step.has("repeat") ? step.number("repeat") : 1; left > 0; left--) {
+        const { header, sealed, next } = await state.encrypt(suite, plaintext, data, () => drawn);
+        messages.push({ header, sealed });
+        state = next;
+      }
+      const { header, sealed } = messages.at(-1) ?? fail("nothing was encrypted");
       outcomes.push({ header: header.encode(), sealed });
-      sides.set(side, next);
+      sides.set(side, state);
     } else {
       const { header, sealed } = messages[step.number("message")] ?? fail("no such message");
       const shown = step.has("header") ? Header.decode(step.bytes("header")) : header;
@@ -399,6 +403,12 @@ export const OPERATIONS: Readonly<Record<string, Operation>> = {
     const kem = await bundle.verify(suite, Certificate.decode(inputs.bytes("certificate")));
     same(bundle.encode(), data);
     return { kem: kem.id, kem_kind: kem.kind, signed: bundle.signed.id };
+  },
+
+  /** Randomised: that the key is taken is all there is to compare. */
+  async encapsulate(inputs, suite) {
+    await suite.mlkem768.encapsulate(inputs.bytes("public"));
+    return {};
   },
 
   async "handshake-initiate"(inputs, suite) {

@@ -20,7 +20,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice, takewhile
 from pathlib import Path
@@ -66,6 +66,7 @@ from plugins.secure_chat.crypto import errors as crypto_errors
 from plugins.secure_chat.crypto.codec import is_wallet
 from plugins.secure_chat.crypto.errors import (
     CryptoError,
+    DecryptError,
     IdentityChanged,
     Replayed,
     StateRolledBack,
@@ -145,8 +146,11 @@ def _log_refused(refused: Refused) -> None:
     )
 
 
-def _log_change(_: Contact) -> None:
-    log.warning("client.identity_changed: nothing is sent to it before it is accepted")
+def _log_change(contact: Contact) -> None:
+    if contact.changed:
+        log.warning("client.identity_changed: nothing is sent to it before it is accepted")
+    else:
+        log.warning("client.identity_rotated: the safety number is another one")
 
 
 def _log_alarm(alarm: Alarm) -> None:
@@ -183,7 +187,8 @@ class ChatClient:
 
         ``receipts``: tell senders when their messages arrive and are read; off unless the person
         wants it, for it tells when the person is there. ``on_identity_change``: a wallet's identity
-        is not the one known; show the person the new safety number. ``begin_again``: make a state
+        is not the one known (``changed``), or was ``rotated``; show the person the new safety
+        number. It is told again at every start until ``accept``. ``begin_again``: make a state
         that was restored from a backup usable (``Device.begin_again``). ``ledger_watch``: a file;
         with it the server is held to its ACKs by the log's keys ``log_keys``, and ``on_alarm`` is
         told of each promise that it broke (``LedgerWatch``). Raises StateRolledBack for a restored
@@ -230,6 +235,10 @@ class ChatClient:
         self._under_way: dict[str, int] = {}  # recipient → seq, on this connection
         self._notices: deque[ReceiptFrame] = deque()  # receipts to give; not kept over a crash
         self._wake = asyncio.Event()
+        self._may_seal = asyncio.Event()  # not while the own certificate is being replaced
+        self._may_seal.set()
+        self._sealing = 0  # recipients for whom something is being sealed now
+        self._decided = asyncio.Event()  # something was sealed, or decided on, or the client ends
         # What came before RESUMED, live and replayed mixed: only then is its order known.
         self._early: dict[int, Delivered] | None = None
         self._resume_due = False
@@ -326,6 +335,8 @@ class ChatClient:
     async def accept(self, wallet: str, safety_number: str) -> None:
         """Go on with a wallet whose identity has changed: a person has compared its new number.
 
+        Of a rotated one it says that the new number was seen.
+
         What it sent meanwhile is then received. Raises WrongSafetyNumber.
         """
         self._contacts.accept(canonical(wallet, "wallet"), safety_number)
@@ -341,6 +352,25 @@ class ChatClient:
         revocation = self._device.revocation(own.device(device), signer)
         await self._directory.publish_revocation(revocation)
         await self._contacts.contact(self.wallet)
+
+    async def rotate(self, signer: Signer) -> None:
+        """Give the wallet a new identity key and publish it (``Device.rotate``).
+
+        First everything that was sealed is acknowledged, for as long as that takes; what is sent
+        meanwhile waits. When it ends in between, the next start publishes. Raises Refused on a
+        device without the identity's key, and what ``connect`` raises.
+        """
+        self._may_seal.clear()
+        try:
+            while self._outbox or self._sealing:
+                self._check_open()
+                self._decided.clear()
+                await self._decided.wait()
+            self._check_open()
+            self._device.rotate(signer)
+            await self._patiently(self._register)
+        finally:
+            self._may_seal.set()
 
     # -- sending ------------------------------------------------------------------------------
 
@@ -384,8 +414,14 @@ class ChatClient:
         queue = self._unsealed[peer]
         try:
             while queue:
-                rosters, without = await self._patiently(partial(self._prepared, queue[0].members))
-                self._seal(peer, queue, rosters, without)
+                await self._may_seal.wait()
+                self._sealing += 1
+                try:
+                    ask = partial(self._prepared, queue[0].members)
+                    self._seal(peer, queue, *await self._patiently(ask))
+                finally:
+                    self._sealing -= 1
+                    self._decided.set()
         except StorageError:
             raise  # the client ends, and with it whatever waits in the queue
         except SecureChatError as error:
@@ -479,6 +515,7 @@ class ChatClient:
         """The server has decided on this message: who waits for it."""
         self._device.settle(*key)
         del self._outbox[key]
+        self._decided.set()
         self._free(key)
         return self._waiting.pop(key, None)
 
@@ -502,6 +539,8 @@ class ChatClient:
         if error.code in TRY_AGAIN:
             self._later(wait, partial(self._free, key))
             return
+        if error.code is Code.UNKNOWN_DEVICE:
+            self._contacts.doubt(self.wallet)  # the next message finds out why
         refusal = SendRefused(error.code, error.detail)
         if error.code in (Code.REPLAYED_SEQUENCE, Code.SEQUENCE_CONFLICT):
             if not self._began_again:
@@ -594,15 +633,16 @@ class ChatClient:
                 if one is not None:
                     batch.append(one)
             self._arrived.popleft()
-        rest = [one.position for one in self._arrived if isinstance(one, Delivered)]
         highest = self._device.cursor.highest
         results = self._device.take(
             batch,
             passed,
             held=held,
-            waiting=min(rest, default=None),
+            waiting=self._next_position(),
             complete=self.complete,
+            again=True,
         )
+        await self._once_more(batch, results)
         for refused, why in refusals:
             self._refuse(refused.sender, refused.device, refused.position, why, highest)
         for one, result in zip(batch, results, strict=True):
@@ -614,6 +654,39 @@ class ChatClient:
                 self._queued_bytes += len(result.content)
                 self._give_receipt("delivered", result)
         self._filled.set()
+
+    def _next_position(self) -> int | None:
+        """Of what has come and is not taken yet, the lowest."""
+        rest = (one.position for one in self._arrived if isinstance(one, Delivered))
+        return min(rest, default=None)
+
+    async def _once_more(
+        self, batch: Sequence[Arrived], results: list[Received | CryptoError]
+    ) -> None:
+        """Take anew what did not open, into ``results``: its sender's device may have another
+        certificate by now than was known here (C35)."""
+        doubtful = [at for at, one in enumerate(results) if isinstance(one, DecryptError)]
+        renewed: dict[str, Roster | None] = {}
+        for at in doubtful:
+            before = batch[at].roster
+            if before.wallet not in renewed:
+                renewed[before.wallet] = await self._renewed(before)
+        again: dict[int, Arrived] = {}
+        for at in doubtful:
+            if (now := renewed[batch[at].roster.wallet]) is not None:
+                again[at] = replace(batch[at], roster=now)
+        if doubtful:
+            waiting = self._next_position()
+            opened = self._device.take([*again.values()], waiting=waiting, complete=self.complete)
+            for at, result in zip(again, opened, strict=True):
+                results[at] = result
+
+    async def _renewed(self, before: Roster) -> Roster | None:
+        """What the directory has now in the place of a roster; None when that is the same."""
+        try:
+            return await self._patiently(partial(self._contacts.renewed, before))
+        except SecureChatError:
+            return None  # it stays refused; what is wrong with the roster shows with the next
 
     async def _readable(self, delivered: Delivered) -> Arrived | None:
         """The frame and its sender's roster; None for what this device itself sent."""
@@ -737,6 +810,7 @@ class ChatClient:
                 _fail(item.answer, error)
         self._ready.set()
         self._filled.set()
+        self._decided.set()
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()

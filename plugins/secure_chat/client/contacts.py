@@ -2,13 +2,14 @@
 
 The directory is asked and never believed: an identity is pinned at first sight, and when another
 one takes its place nothing goes to that wallet, or is shown of it, before a person has accepted the
-new safety number.
+new safety number. A new one that the old one vouches for is followed, and told of until then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,13 +35,16 @@ class Contact:
 
     ``safety_number``: 60 digits to compare with what the other side shows. ``devices``: the ids
     that messages are encrypted to. ``changed``: its identity is not the one known before; nothing
-    is sent or shown until ``ChatClient.accept``.
+    is sent or shown until ``ChatClient.accept``. ``rotated``: it has a new identity that the one
+    known before vouches for; messages go on, but the number is another than was compared, until
+    ``accept`` says that a person has seen it.
     """
 
     wallet: str
     safety_number: str
     devices: tuple[str, ...]
     changed: bool
+    rotated: bool
 
 
 @dataclass(slots=True)
@@ -100,7 +104,8 @@ class Contacts:
         """A person has compared ``safety_number``: the identity behind it is the wallet's from now
         on. Raises WrongSafetyNumber when the one that waits is another."""
         known = self._known.get(wallet)
-        if known is None or not known.changed or self._number(known) != safety_number:
+        waits = known is not None and (known.changed or self._device.is_rotated(wallet))
+        if known is None or not waits or self._number(known) != safety_number:
             raise WrongSafetyNumber("no identity with this safety number waits to be accepted")
         self._device.accept(known.roster)
         known.changed = False
@@ -122,6 +127,18 @@ class Contacts:
             log.warning("client.no_prekeys devices=%d", len(without))
         return without
 
+    def doubt(self, wallet: str) -> None:
+        """Ask for this wallet anew, however fresh what is known of it."""
+        if wallet in self._known:
+            self._known[wallet].fetched = -math.inf
+
+    async def renewed(self, before: Roster) -> Roster | None:
+        """The roster that has come in the place of ``before``, asked for now; None when there is
+        none. Raises as ``roster`` does."""
+        await self.contact(before.wallet)
+        now = await self.roster(before.wallet)
+        return now if now.identity != before.identity else None
+
     async def reset(self, wallet: str, device: str, now: int) -> None:
         """Open a new session with a device, beside the one that does not open any more."""
         known = await self.roster(wallet, device=device)
@@ -137,14 +154,13 @@ class Contacts:
         """Ask, verify, and compare with what is pinned."""
         listing = await self._directory.look_up(wallet)
         known = self._known.get(wallet)
-        if known is not None and known.listing == listing:
+        if known is not None and known.listing == listing and self._still_holds(known):
             known.fetched = self._monotonic()
             return known
         if listing.identity is None:
             raise NoIdentity("the wallet has published no identity")
         if listing.identity.wallet != wallet:
             raise VerificationError("the identity is another wallet's")
-        messenger = self._device.messenger
         if wallet == self._device.wallet:
             verified = own_roster(self._device, listing)
             changed = False
@@ -153,18 +169,25 @@ class Contacts:
             verified = await asyncio.to_thread(
                 roster.verify, listing.identity, listing.certificates, listing.revocations
             )
-            changed = messenger.learn(verified, listing.history) is Succession.RESET
-        told = known is not None and known.changed and known.roster.identity == verified.identity
+            changed = self._device.learn(verified, listing.history) is Succession.RESET
+        told = known is not None and known.roster.identity == verified.identity
         known = self._known[wallet] = _Known(listing, verified, self._monotonic(), changed)
-        if changed and not told:
+        if not told and (changed or self._device.is_rotated(wallet)):
             self._on_change(await self._described(known))
         return known
+
+    def _still_holds(self, known: _Known) -> bool:
+        """Not so for one's own roster once this device has rotated the identity."""
+        pinned = self._device.messenger.pinned(known.roster.wallet)
+        return known.changed or pinned == known.roster.identity.id
 
     async def _described(self, known: _Known) -> Contact:
         number = await asyncio.to_thread(self._number, known)
         roster, changed = known.roster, known.changed
         devices = roster.active if changed else self._device.messenger.active(roster)
-        return Contact(roster.wallet, number, tuple(one.device for one in devices), changed)
+        rotated = not changed and self._device.is_rotated(roster.wallet)
+        names = tuple(one.device for one in devices)
+        return Contact(roster.wallet, number, names, changed, rotated)
 
     def _number(self, known: _Known) -> str:
         own = self._known[self._device.wallet].roster.identity

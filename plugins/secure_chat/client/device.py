@@ -35,13 +35,20 @@ from plugins.secure_chat.crypto.devices import (
 )
 from plugins.secure_chat.crypto.errors import (
     CryptoError,
+    DecryptError,
     IdentityChanged,
     NotCertified,
     Refused,
     StorageError,
 )
 from plugins.secure_chat.crypto.frame import Frame
-from plugins.secure_chat.crypto.identity import NO_PREVIOUS, Identity, IdentityBody, PostQuantumKey
+from plugins.secure_chat.crypto.identity import (
+    NO_PREVIOUS,
+    Identity,
+    IdentityBody,
+    PostQuantumKey,
+    Succession,
+)
 from plugins.secure_chat.crypto.messenger import OWN, Changes, Message, Messenger, Opened
 from plugins.secure_chat.crypto.prekeys import MAX_ONE_TIME, Publication
 from plugins.secure_chat.crypto.roster import Roster
@@ -55,11 +62,13 @@ _IDENTITY: Final = OWN + b"identity"
 _CERTIFICATE: Final = OWN + b"certificate"
 _KEYS: Final = OWN + b"keys"
 _RESET: Final = OWN + b"reset"
+_REPLACED: Final = OWN + b"replaced"
 _CURSOR: Final = OWN + b"cursor"
 _PREKEYS: Final = OWN + b"prekeys"
 _OUTBOX: Final = OWN + b"outbox/"
 _INBOX: Final = OWN + b"inbox/"
 _HELD: Final = OWN + b"held/"
+_ROTATED: Final = OWN + b"rotated/"
 _MAX_SETTLED: Final = 64  # a commit writes the whole state: what is done with must not pile up
 _LARGEST_PART: Final = 1 << 14  # of an endorsement; a certificate has 12 kB
 
@@ -122,7 +131,7 @@ class Device:
         self._state: Final = state
         self._store: Final = state.store
         self.messenger: Final = Messenger(state.store, os.urandom)
-        self.certificate: Final = Certificate.decode(self._store.get(_CERTIFICATE) or b"")
+        self.certificate = Certificate.decode(self._store.get(_CERTIFICATE) or b"")
         data = self._store.get(_CURSOR)
         self.cursor = Cursor.decode(data) if data is not None else Cursor()
         self._settled: Final[dict[bytes, bytes | None]] = {}
@@ -202,9 +211,77 @@ class Device:
         """Whether its identity may take the place of another one when it is published."""
         return self._store.get(_RESET) is not None
 
+    @property
+    def replaced(self) -> Identity | None:
+        """The statement before this identity's, until the directory has the new certificate."""
+        data = self._store.get(_REPLACED)
+        return Identity.decode(data) if data is not None else None
+
+    def rotate(self, signer: Signer) -> None:
+        """Give the wallet a new identity key, which the old one vouches for; this device stays.
+
+        The wallet signs twice, and then all changes in one commit: before it the old identity is in
+        use, after it the new one, and the next start publishes that (``ChatClient.rotate`` does it
+        at once). The wallet's other devices are left behind until this one endorses them again
+        (``request``, ``endorse``, ``renew``); everyone the wallet writes with is shown that the
+        safety number is another. Raises Refused on a device without the identity's key, before
+        the last rotation is published, and while messages are not acknowledged: they are sealed
+        under the old certificate.
+        """
+        key, statement = self._own_identity()
+        if self.replaced is not None:
+            raise Refused("the rotation before this one is not published yet")
+        if any(name not in self._settled for name in self._store.names(_OUTBOX)):
+            raise Refused("messages wait for the server: rotate when it has them")
+        fresh = PostQuantumKey(os.urandom(32))
+        generation = statement.body.generation + 1
+        body = IdentityBody(self.wallet, generation, statement.id, fresh.public)
+        successor = identity.vouch(body, signer.sign(body.text), fresh, key)
+        described = self.messenger.describe(successor)
+        certificate = Certificate(
+            described,
+            signer.sign(described.text),
+            fresh.sign(labels.DEVICE_CERTIFICATE, described.encoded),
+            *self.messenger.prove(described),
+        )
+        self._recertify(
+            roster.verify(successor, [certificate]),
+            certificate,
+            {_IDENTITY: fresh.seed + successor.encode(), _REPLACED: statement.encode()},
+        )
+
+    @property
+    def request(self) -> bytes:
+        """For the device that has made the wallet's new identity: it is to ``endorse`` this one."""
+        mine = self.certificate.body
+        return _request(self.wallet, self.id, mine.signing, mine.agreement, mine.post_quantum)
+
+    def renew(self, endorsement: bytes, signer: Signer) -> None:
+        """Go on as a device of the identity that the wallet has now, with the same keys.
+
+        ``endorsement`` answers ``request``. Raises DecodeError or VerificationError, and Refused
+        for the identity that this device is of; then nothing has changed.
+        """
+        word = _Endorsement.decode(endorsement, signer, self.wallet)
+        if word.statement.id == self.certificate.body.identity:
+            raise Refused("the device is of this identity already")
+        body = self.messenger.describe(word.statement, word.endorser.id)
+        certificate = word.certificate(body, signer, self.messenger.prove(body))
+        # The key of an identity that is no longer the wallet's has nothing to say.
+        own: Changes = {_IDENTITY: None, _RESET: None, _REPLACED: None}
+        self._recertify(word.roster(certificate), certificate, own)
+
+    def _recertify(self, known: Roster, certificate: Certificate, own: Changes) -> None:
+        new: Changes = {_CERTIFICATE: certificate.encode(), _PREKEYS: None}
+        self.messenger.recertify(known, {**self._settled, **own, **new})
+        # crash point: of the new identity, and not published; the next start goes on there
+        self._settled.clear()
+        self.certificate = certificate
+
     def published(self, position: int) -> None:
         """The certificate is in the ledger at ``position``; nothing before that is for it."""
-        changes: dict[bytes, bytes | None] = {_RESET: None} if self.resets else {}
+        done = (name for name in (_RESET, _REPLACED) if self._store.get(name) is not None)
+        changes: dict[bytes, bytes | None] = dict.fromkeys(done)
         if self.cursor == Cursor():
             self.cursor = Cursor().taken([position])
             changes[_CURSOR] = self.cursor.encode()
@@ -346,13 +423,15 @@ class Device:
         held: Mapping[str, int] = MappingProxyType({}),
         waiting: int | None = None,
         complete: bool = True,
+        again: bool = False,
     ) -> list[Received | CryptoError]:
         """Open ``arrived`` in order and put it into the inbox, with one commit.
 
         ``passed``: positions up to which all has come. ``held``: wallets whose frames, from a
         position on, can open only once a person has accepted their identity (``accept``).
-        ``waiting`` and ``complete`` are as in ``Cursor.taken``. Each result is what is now in the
-        inbox, or why it is not. Raises StateRolledBack and StorageError.
+        ``waiting`` and ``complete`` are as in ``Cursor.taken``. ``again``: what does not decrypt is
+        taken once more, by another call; until then the cursor stays before it. Each result is what
+        is now in the inbox, or why it is not. Raises StateRolledBack and StorageError.
         """
         results: list[Received | CryptoError] = []
         before = self.cursor
@@ -362,11 +441,14 @@ class Device:
             nonlocal cleared
             changes: dict[bytes, bytes | None] = {}
             since = dict(held)
+            rest = [waiting] if waiting is not None else []
             for one, result in zip(arrived, opened, strict=True):
                 if isinstance(result, CryptoError):
                     results.append(result)
                     if isinstance(result, IdentityChanged):
                         since.setdefault(one.frame.sender, one.position)
+                    if again and isinstance(result, DecryptError):
+                        rest.append(one.position)
                     continue
                 results.append(_received(one, result))
                 if result.content:
@@ -378,7 +460,8 @@ class Device:
             # Only what was authentic moves the cursor: anyone can put a position on the rest.
             authentic = (isinstance(one, Received) for one in results)
             positions = [*passed, *(one.position for one in compress(arrived, authentic))]
-            self.cursor = before.taken(positions, waiting=waiting, complete=complete)
+            end = min(rest, default=None)
+            self.cursor = before.taken(positions, waiting=end, complete=complete)
             if self.cursor != before:
                 changes[_CURSOR] = self.cursor.encode()
             cleared = bool(changes)
@@ -405,15 +488,26 @@ class Device:
         """This message was handed over and need not be given again."""
         self._commit({_INBOX + u64(position): None})
 
+    def learn(self, roster: Roster, history: Sequence[Identity]) -> Succession:
+        """``Messenger.learn``; that an identity was rotated is kept until ``accept``."""
+        rotated = {_ROTATED + roster.wallet.encode(): b"\x01"}
+        return self.messenger.learn(roster, history, rotated)
+
+    def is_rotated(self, wallet: str) -> bool:
+        """Whether nobody has said yet that the number of this wallet's new identity was seen."""
+        return self._store.get(_ROTATED + wallet.encode()) is not None
+
     def accept(self, roster: Roster) -> None:
         """A person has compared the safety number of ``roster``'s identity: pin it, and have
         RESUME ask again for what was held of its wallet."""
         self.messenger.accept(roster)
+        changes: dict[bytes, bytes | None] = {_ROTATED + roster.wallet.encode(): None}
+        cursor = self.cursor
         data = self._store.get(_held_name(roster.wallet))
-        if data is None:
-            return
-        cursor = self.cursor.back_to(int.from_bytes(data, "big") - 1)
-        self._commit({_held_name(roster.wallet): None, _CURSOR: cursor.encode()})
+        if data is not None:
+            cursor = self.cursor.back_to(int.from_bytes(data, "big") - 1)
+            changes |= {_held_name(roster.wallet): None, _CURSOR: cursor.encode()}
+        self._commit(changes)
         self.cursor = cursor
 
     # -- after an old backup ----------------------------------------------------------------------
@@ -437,6 +531,39 @@ class Device:
             raise Refused("the state is the newest one of this device")
         self.messenger.begin_again({**dict.fromkeys(self._store.names(_OUTBOX)), _PREKEYS: None})
         self._settled.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class _Endorsement:
+    """What ``Device.endorse`` answers: an identity's and one of its devices' word for another."""
+
+    statement: Identity
+    endorser: Certificate
+    identity_signature: bytes
+    endorsement: tuple[bytes, bytes]
+
+    @classmethod
+    def decode(cls, data: bytes, signer: Signer, wallet: str) -> Self:
+        """Raises DecodeError, or NotCertified when it is not for ``wallet``, or ``signer`` not."""
+        outer = Reader(data)
+        outer.version()
+        parts = [outer.b32(_LARGEST_PART) for _ in range(5)]
+        outer.end()
+        statement, endorser = Identity.decode(parts[0]), Certificate.decode(parts[1])
+        if statement.wallet != wallet or signer.wallet != wallet:
+            raise NotCertified("the endorsement is for another wallet's device")
+        return cls(statement, endorser, parts[2], (parts[3], parts[4]))
+
+    def certificate(
+        self, body: CertificateBody, signer: Signer, proof: tuple[bytes, bytes]
+    ) -> Certificate:
+        """The whole, with the wallet's signature and the device's own two. Not verified yet."""
+        signature = signer.sign(body.text)
+        return Certificate(body, signature, self.identity_signature, *proof, self.endorsement)
+
+    def roster(self, certificate: Certificate) -> Roster:
+        """The two devices, verified. Raises VerificationError."""
+        return roster.verify(self.statement, [self.endorser, certificate])
 
 
 class Enrolment:
@@ -479,32 +606,18 @@ class Enrolment:
     @property
     def request(self) -> bytes:
         """The wallet, the device's id and its public keys. Not secret."""
-        described = identifier(self._device) + b"".join(self._keys.public)
-        return u8(VERSION) + wallet_bytes(self._wallet) + described
+        return _request(self._wallet, self._device, *self._keys.public)
 
     def finish(self, endorsement: bytes, signer: Signer) -> Device:
         """The device, with the certificate that the endorsement and the wallet make whole.
 
         Raises DecodeError or VerificationError, and then nothing has changed.
         """
-        outer = Reader(endorsement)
-        outer.version()
-        parts = [outer.b32(_LARGEST_PART) for _ in range(5)]
-        outer.end()
-        statement, endorser = Identity.decode(parts[0]), Certificate.decode(parts[1])
-        if statement.wallet != self._wallet or signer.wallet != self._wallet:
-            raise NotCertified("the endorsement is for another wallet's device")
-        described = (self._device, *self._keys.public)
-        body = _body(statement, described, endorser.id)
-        certificate = Certificate(
-            body,
-            signer.sign(body.text),
-            parts[2],
-            *self._keys.sign(labels.DEVICE_CERTIFICATE, body.encoded),
-            (parts[3], parts[4]),
-        )
-        known = roster.verify(statement, [endorser, certificate])
-        _settle_in(self._state, self._keys, known, certificate)
+        word = _Endorsement.decode(endorsement, signer, self._wallet)
+        body = _body(word.statement, (self._device, *self._keys.public), word.endorser.id)
+        proof = self._keys.sign(labels.DEVICE_CERTIFICATE, body.encoded)
+        certificate = word.certificate(body, signer, proof)
+        _settle_in(self._state, self._keys, word.roster(certificate), certificate)
         return Device(self._state)
 
 
@@ -537,6 +650,11 @@ def _settle_in(
 
 def _read_identity(data: bytes) -> tuple[PostQuantumKey, Identity]:
     return PostQuantumKey(data[: primitives.KEY]), Identity.decode(data[primitives.KEY :])
+
+
+def _request(wallet: str, device: str, *keys: bytes) -> bytes:
+    """``keys``: Ed25519, X25519, ML-DSA-65."""
+    return u8(VERSION) + wallet_bytes(wallet) + identifier(device) + b"".join(keys)
 
 
 _Described = tuple[str, bytes, bytes, bytes]

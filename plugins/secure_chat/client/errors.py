@@ -9,6 +9,7 @@
     ├── DirectoryRefused      the key directory refused a request for good  (code, status)
     ├── NoIdentity            the wallet has published no device: nothing can be encrypted to it
     ├── IdentityTaken         the wallet has published another identity than this device's
+    │   └── DeviceLeftBehind  that one came after it: have this device endorsed again
     ├── WrongSafetyNumber     what a person accepted is not the identity that is shown now
     └── ProtocolViolation     the server answered what this protocol does not have
 
@@ -72,6 +73,13 @@ class IdentityTaken(ClientError):
 
     Enrol the device with the one that made it; or, when that one is lost, open a new device with
     ``reset``.
+    """
+
+
+class DeviceLeftBehind(IdentityTaken):
+    """The wallet has gone on to a new identity, on another of its devices.
+
+    Hand ``Device.request`` to the one that made it; what that answers goes to ``Device.renew``.
     """
 
 

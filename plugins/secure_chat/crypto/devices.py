@@ -108,6 +108,14 @@ class CertificateBody:
             endorser=reader.take(32),
         )
 
+    @classmethod
+    def decode(cls, data: bytes) -> CertificateBody:
+        """Raises DecodeError."""
+        reader = Reader(data)
+        body = cls.read(reader)
+        reader.end()
+        return body
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Certificate:

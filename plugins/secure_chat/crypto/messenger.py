@@ -15,7 +15,12 @@ from typing import Final
 from plugins.secure_chat.core.envelope import MAX_CIPHERTEXT, MAX_SEQ
 from plugins.secure_chat.crypto import envelope, labels, pqxdh, primitives
 from plugins.secure_chat.crypto.codec import Reader, identifier, is_wallet, u16, u32, wallet_bytes
-from plugins.secure_chat.crypto.devices import Certificate, CertificateBody, DeviceKeys
+from plugins.secure_chat.crypto.devices import (
+    NO_ENDORSER,
+    Certificate,
+    CertificateBody,
+    DeviceKeys,
+)
 from plugins.secure_chat.crypto.envelope import ADDRESS, Envelope
 from plugins.secure_chat.crypto.errors import (
     ContentTooLarge,
@@ -143,6 +148,10 @@ class _Counters:
 
 
 _SELF: Final = b"self"
+_FORMER: Final = b"former"  # the own certificate before this one
+_SESSIONS: Final = b"session/"
+_FORMER_SESSIONS: Final = b"former/"  # of the own certificate before this one: nothing is sealed
+_ID: Final = 32  # of a certificate
 _COUNTERS: Final = b"prekeys"
 _NUMBERS_PASSED: Final = 1 << 20  # more prekeys than a device makes between two backups
 
@@ -188,17 +197,36 @@ class Messenger:
         store.commit({**own, **_own_records(roster, body, keys)})
         return cls(store, randomness, encapsulate)
 
-    def recertify(self, roster: Roster) -> None:
+    def describe(self, statement: Identity, endorser: bytes = NO_ENDORSER) -> CertificateBody:
+        """This device under another ``statement`` of its wallet; the wallet signs its ``text``."""
+        return CertificateBody(
+            statement.wallet, statement.id, self.device, *self._keys.public, endorser
+        )
+
+    def prove(self, body: CertificateBody) -> tuple[bytes, bytes]:
+        """That this device has the keys of ``body``, one of its own (Ed25519, ML-DSA-65)."""
+        if (body.signing, body.agreement, body.post_quantum) != self._keys.public:
+            raise NotCertified("the certificate is of other keys")
+        return self._keys.sign(labels.DEVICE_CERTIFICATE, body.encoded)
+
+    def recertify(self, roster: Roster, own: Changes = MappingProxyType({})) -> None:
         """Go on under a new certificate of the same device and keys: the own identity has rotated.
 
-        Sessions end with the certificate that they were bound to; the caller must then publish
-        prekeys with ``rotate``.
+        Nothing is sealed any more in the sessions of the certificate before, and those of the one
+        before that are gone; they open what others sealed before they knew (C34). ``own``: records
+        of the caller's that change with it. The caller must then publish prekeys with ``rotate``.
         """
         if roster.wallet != self.wallet:
             raise NotCertified("the roster is of another wallet")
         body = _own_certificate(roster, self.device, self._keys)
-        changes = dict.fromkeys(self._store.names(b"session/"))
-        self._store.commit({**changes, **_own_records(roster, body, self._keys)})
+        if body == self.certificate:
+            raise Refused("the device goes by this certificate already")
+        changes: dict[bytes, bytes | None] = dict.fromkeys(self._store.names(_FORMER_SESSIONS))
+        for name in self._store.names(_SESSIONS):
+            changes[name] = None
+            changes[_FORMER_SESSIONS + name.removeprefix(_SESSIONS)] = self._store.get(name)
+        changes[_FORMER] = self.certificate.encoded
+        self._store.commit({**own, **changes, **_own_records(roster, body, self._keys)})
         self.certificate = body
 
     def __repr__(self) -> str:
@@ -214,12 +242,18 @@ class Messenger:
 
     # Who: identities are pinned at first sight, and a reset one must be accepted by a person.
 
-    def learn(self, roster: Roster, history: Sequence[Identity] = ()) -> Succession:
+    def learn(
+        self,
+        roster: Roster,
+        history: Sequence[Identity] = (),
+        rotated: Changes = MappingProxyType({}),
+    ) -> Succession:
         """Compare a verified roster with what is pinned, and pin it unless it is a RESET.
 
         ``history``: the statements between the pinned identity and this one, both included, when
         there were rotations meanwhile. On RESET nothing is sent to the wallet until ``accept``: the
-        caller must show the new safety number.
+        caller must show the new safety number. It must show that of a ROTATED one too, once:
+        ``rotated`` are records of the caller's to be kept with such a pin.
         """
         pin = self._pin(self._store, roster.wallet)
         if pin is None:
@@ -234,7 +268,8 @@ class Messenger:
                 revoked |= pin.revoked
             new = _Pin(roster.identity.id, revoked)
             if new != pin:
-                self._store.commit({_pin_name(roster.wallet): new.encode()})
+                own = rotated if how is Succession.ROTATED else {}
+                self._store.commit({**own, _pin_name(roster.wallet): new.encode()})
         return how
 
     def accept(self, roster: Roster) -> None:
@@ -357,11 +392,13 @@ class Messenger:
             self._encapsulate,
         )
         session = Session.initiated(agreement, handshake, bundle.signed.key)
-        self._store.commit({_sessions_name(peer.id): sessions.with_(session).encode()})
+        work = _Work(self._store)
+        work.put(_sessions_name(peer.id), sessions.with_(session).encode())
+        _note_certificate(work, peer)
+        self._store.commit(work.changes)
 
     def _sessions(self, state: SessionStore | _Work, certificate: bytes) -> Sessions:
-        data = state.get(_sessions_name(certificate))
-        return Sessions.decode(data) if data is not None else Sessions()
+        return _read_sessions(state, _sessions_name(certificate))
 
     def _addressees(self, rosters: Iterable[Roster]) -> tuple[Certificate, ...]:
         mine = self.certificate.id
@@ -501,9 +538,13 @@ class Messenger:
         data = work.get(stream_name)
         stream = Incoming.decode(data) if data is not None else Incoming()
         stream.check(frame.seq)
-        # (3) A wrap is addressed to this device.
+        # (3) A wrap is addressed to this device, if only by the certificate it had before.
         sealed = Envelope.decode(frame.ciphertext)
-        wrapped = sealed.wraps.get(self.certificate.id[:ADDRESS])
+        mine, prefix = self.certificate, _SESSIONS
+        wrapped = sealed.wraps.get(mine.id[:ADDRESS])
+        if wrapped is None and (data := work.get(_FORMER)) is not None:
+            mine, prefix = CertificateBody.decode(data), _FORMER_SESSIONS
+            wrapped = sealed.wraps.get(mine.id[:ADDRESS])
         if wrapped is None:
             raise NotAddressed("the sender did not encrypt to this device")
         # (4) The session, known or opened by this message; (5) the content key.
@@ -511,18 +552,25 @@ class Messenger:
             frame.sender, frame.device, frame.recipient, frame.seq, sealed.previous
         )
         digest = primitives.sha256(bound)
-        sessions = self._sessions(work, peer.id)
+        name = prefix + peer.id
+        sessions = _read_sessions(work, name)
         session = sessions.find(wrapped.session)
+        if session is None and (former := _certificate_before(work, peer)) is not None:
+            # The peer has a new certificate and sealed this under the one before.
+            before = _read_sessions(work, prefix + former)
+            if (session := before.find(wrapped.session)) is not None:
+                name, sessions = prefix + former, before
         opens = session is None
         if session is None:
-            session = self._accept(work, peer, wrapped, sealed, digest)
+            session = self._accept(work, mine, peer, wrapped, sealed, digest)
         content_key, session = session.unwrap(wrapped, digest, sealed.commitment)
         # (6) Commitment, then content.
         content = envelope.open_payload(content_key, frame.nonce, bound, sealed)
         # (7) All is authentic: only now does anything change.
         continuity, stream = stream.take(frame.seq, sealed.previous, frame.hash)
         work.put(stream_name, stream.encode())
-        work.put(_sessions_name(peer.id), sessions.with_(session).encode())
+        work.put(name, sessions.with_(session).encode())
+        _note_certificate(work, peer)
         return Opened(
             content,
             frame.sender,
@@ -536,9 +584,16 @@ class Messenger:
         )
 
     def _accept(
-        self, work: _Work, peer: Certificate, wrapped: Wrapped, sealed: Envelope, digest: bytes
+        self,
+        work: _Work,
+        mine: CertificateBody,
+        peer: Certificate,
+        wrapped: Wrapped,
+        sealed: Envelope,
+        digest: bytes,
     ) -> Session:
-        """The session that ``wrapped`` opens; its one-time prekeys are struck out in ``work``."""
+        """The session with ``mine``, an own certificate, that ``wrapped`` opens; its one-time
+        prekeys are struck out in ``work``."""
         handshake = wrapped.handshake
         if handshake is None:
             raise UnknownSession("no such session; establish a new one")
@@ -553,7 +608,7 @@ class Messenger:
         )
         agreement, used = pqxdh.respond(
             self._keys,
-            self.certificate,
+            mine,
             peer,
             handshake,
             lambda kind, number: _find_secret(work, kind, number),
@@ -576,7 +631,11 @@ class Messenger:
         ``fast_forward`` each stream that the server knows better.
         """
         store = self._store
-        dropped = (*store.names(b"session/"), *store.names(b"prekey/"))
+        dropped = (
+            *store.names(_SESSIONS),
+            *store.names(_FORMER_SESSIONS),
+            *store.names(b"prekey/"),
+        )
         changes: dict[bytes, bytes | None] = {**own, **dict.fromkeys(dropped)}
         if (data := store.get(_COUNTERS)) is not None:
             # The numbers given out since the backup must not be given to other keys.
@@ -642,7 +701,30 @@ def _pin_name(wallet: str) -> bytes:
 
 
 def _sessions_name(certificate: bytes) -> bytes:
-    return b"session/" + certificate
+    return _SESSIONS + certificate
+
+
+def _read_sessions(state: SessionStore | _Work, name: bytes) -> Sessions:
+    data = state.get(name)
+    return Sessions.decode(data) if data is not None else Sessions()
+
+
+def _peer_name(peer: Certificate) -> bytes:
+    return b"peer/" + wallet_bytes(peer.wallet) + identifier(peer.device)
+
+
+def _note_certificate(work: _Work, peer: Certificate) -> None:
+    """Remember which certificate a peer's device has now, and which one it had before."""
+    known = work.get(_peer_name(peer)) or b""
+    if known[:_ID] != peer.id:
+        work.put(_peer_name(peer), peer.id + known[:_ID])
+
+
+def _certificate_before(state: SessionStore | _Work, peer: Certificate) -> bytes | None:
+    """The id of the last other certificate that a peer's device had; None when none is known."""
+    known = state.get(_peer_name(peer)) or b""
+    last, before = known[:_ID], known[_ID:]
+    return (last if last != peer.id else before) or None
 
 
 def _outgoing_name(recipient: str) -> bytes:

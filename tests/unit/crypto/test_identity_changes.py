@@ -18,11 +18,14 @@ from plugins.secure_chat.crypto.errors import (
     BadClassicalSignature,
     BadPostQuantumSignature,
     BadWalletSignature,
+    DecryptError,
     DeviceRevoked,
     IdentityChanged,
+    NotAddressed,
     NotCertified,
     PostQuantumMissing,
     Refused,
+    Replayed,
 )
 from plugins.secure_chat.crypto.identity import (
     IdentityBody,
@@ -97,6 +100,82 @@ def test_after_a_rotation_a_device_goes_on_under_its_new_certificate() -> None:
     assert (opened.content, opened.continuity.value) == (b"2", "continuous")
     reply = bob["b"].seal(alice.id, [alice.roster], b"3", 1.0)
     assert alice["a"].open(reply, bob.roster).content == b"3"
+
+
+def rotate(bob: Person, directory: Directory) -> None:
+    """Bob rotates his identity, and his device goes on; Alice does not know yet."""
+    bob.renew(bless=True)
+    bob["b"].recertify(bob.roster)
+    directory.publish(bob["b"].publish_prekeys(1, rotate=True))
+
+
+def test_what_was_sealed_for_the_certificate_before_opens_and_nothing_is_sealed_for_it() -> None:
+    """C34: who writes to a device cannot know yet that it has another certificate."""
+    alice, bob, directory = pair()
+    before = bob.roster
+    connect(alice["a"], [bob], directory)
+    to_bob = [alice["a"].seal(bob.id, [before], b"%d" % n, 1.0) for n in range(3)]
+    bob["b"].open(to_bob[0], alice.roster)
+    carol = Person(directory, "c")
+    acquaint(carol, bob)
+    bob["b"].learn(carol.roster)
+    connect(carol["c"], [bob], directory)
+    opening = carol["c"].seal(bob.id, [before], b"a session of its own", 1.0)
+    rotate(bob, directory)
+    bob.devices["b"].restart()
+    assert bob["b"].missing_sessions([alice.roster]), "a session ends with its certificate"
+    for frame in to_bob[1:]:
+        assert bob["b"].open(frame, alice.roster).continuity.value == "continuous"
+    assert bob["b"].open(opening, carol.roster).opened_session
+    with pytest.raises(Replayed):
+        bob["b"].open(opening, carol.roster)
+    assert bob["b"].missing_sessions([alice.roster, carol.roster])
+    # One certificate back, and no further.
+    late = alice["a"].seal(bob.id, [before], b"late", 1.0)
+    rotate(bob, directory)
+    with pytest.raises(NotAddressed):
+        bob["b"].open(late, alice.roster)
+
+
+def test_what_a_device_sealed_under_its_certificate_before_opens_in_the_session_it_had() -> None:
+    """C34: what is in the ledger when an identity rotates is opened by who comes later."""
+    alice, bob, directory = pair()
+    connect(alice["a"], [bob], directory)
+    bob["b"].open(alice["a"].seal(bob.id, [bob.roster], b"1", 1.0), alice.roster)
+    sealed = [bob["b"].seal(alice.id, [alice.roster], b"%d" % n, 1.0) for n in range(3)]
+    assert alice["a"].open(sealed[0], bob.roster).content == b"0"
+    before = bob.identity
+    rotate(bob, directory)
+    alice.devices["a"].restart()
+    assert alice["a"].learn(bob.roster, [before]) is Succession.ROTATED
+    assert alice["a"].open(sealed[1], bob.roster).content == b"1"
+    connect(alice["a"], [bob], directory)
+    reply = alice["a"].seal(bob.id, [bob.roster], b"by the new one", 1.0)
+    assert bob["b"].open(reply, alice.roster).content == b"by the new one"
+    assert alice["a"].open(sealed[2], bob.roster).content == b"2"
+
+
+def test_a_device_that_begins_again_forgets_its_certificate_before() -> None:
+    alice, bob, directory = pair()
+    connect(alice["a"], [bob], directory)
+    frame = alice["a"].seal(bob.id, [bob.roster], b"x", 1.0)
+    bob["b"].open(frame, alice.roster)
+    late = alice["a"].seal(bob.id, [bob.roster], b"late", 1.0)
+    rotate(bob, directory)
+    device = bob.devices["b"]
+    device.witness.generation += 2
+    device.restart()
+    bob["b"].begin_again()
+    with pytest.raises(DecryptError):
+        bob["b"].open(late, alice.roster)
+
+
+def test_a_device_is_certified_by_its_own_keys_and_once() -> None:
+    alice, bob, _ = pair()
+    with pytest.raises(NotCertified, match="other keys"):
+        bob["b"].prove(alice["a"].certificate)
+    with pytest.raises(Refused, match="already"):
+        bob["b"].recertify(bob.roster)
 
 
 def test_a_blessed_statement_that_skips_a_generation_is_a_reset() -> None:

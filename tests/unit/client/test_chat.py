@@ -515,6 +515,7 @@ async def test_a_session_that_no_longer_opens_is_replaced_without_a_person(
             bob.client(shared_server.url)
         async with bob.client(shared_server.url, begin_again=True) as b, asyncio.timeout(PATIENCE):
             receiving = asyncio.create_task(b.receive())
+            await asyncio.gather(*(a.send(bob.wallet, b"are you there?") for _ in range(3)))
             while not receiving.done():  # until Alice's client has taken the new session
                 await a.send(bob.wallet, b"are you there?")
             received = await receiving
@@ -522,7 +523,10 @@ async def test_a_session_that_no_longer_opens_is_replaced_without_a_person(
             await b.send(alice.wallet, b"yes")
             assert (await _next(a)).content == b"yes"
     assert set(bob.reasons) == {UnknownSession}
+    assert len(bob.reasons) >= 3
     assert alice.refused == []
+    sent = [one for one in shared_server.messages() if one["wallet"] == bob.wallet]
+    assert len(sent) == 4, "one, three, yes, and one that only opens the new session"
 
 
 async def test_a_device_that_began_again_continues_its_stream_above_the_servers(

@@ -82,6 +82,9 @@ from plugins.secure_chat.errors import Close, Code, SecureChatError
 from plugins.secure_chat.transparency.witness import Alarm
 
 log: Final = logging.getLogger(__name__)
+# Of websockets: at DEBUG it writes down headers and frames, and with them the token.
+_SOCKET_LOG: Final = logging.getLogger(f"{__name__}.socket")
+_SOCKET_LOG.setLevel(logging.INFO)
 T = TypeVar("T")
 
 PATH: Final = "/v1/chat/ws"
@@ -828,6 +831,7 @@ class ChatClient:
                 open_timeout=10,
                 close_timeout=2,
                 proxy=None,
+                logger=_SOCKET_LOG,
             )
         except InvalidStatus as refusal:
             if refusal.response.status_code in (401, 403):

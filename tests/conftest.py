@@ -25,8 +25,17 @@ def postgres_url() -> Iterator[str]:
     """A running PostgreSQL server; skips where there is none."""
     if postgres.binaries() is None:
         pytest.skip(postgres.MISSING)
-    with postgres.cluster() as url:
-        yield url
+    with postgres.cluster() as cluster:
+        yield cluster.url
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[postgres.Cluster]:
+    """A PostgreSQL server of this test's own, to be restarted; skips where there is none."""
+    if postgres.binaries() is None:
+        pytest.skip(postgres.MISSING)
+    with postgres.cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture

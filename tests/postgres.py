@@ -9,10 +9,12 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
+
+from sqlalchemy import create_engine, text
 
 MISSING: Final = (
     "PostgreSQL is not on this machine (no initdb and pg_ctl on PATH or in /usr/lib/postgresql); "
@@ -31,9 +33,16 @@ def binaries() -> Path | None:
     return versions[-1].parent if versions else None
 
 
+class Cluster(NamedTuple):
+    """A running server: the URL of its database ``postgres``, and how it is stopped and started."""
+
+    url: str
+    stop: Callable[[], None]
+    start: Callable[[], None]
+
+
 @contextmanager
-def cluster() -> Iterator[str]:
-    """A running server; its URL, with the database ``postgres``."""
+def cluster() -> Iterator[Cluster]:
     found = binaries()
     assert found is not None, MISSING
     user = "nobody" if os.geteuid() == 0 else None
@@ -56,10 +65,29 @@ def cluster() -> Iterator[str]:
     try:
         run("initdb", "-D", str(data), "-U", "atlas", "-A", "trust", "-E", "UTF8", "--no-sync")
         options = f"-k {home} -c listen_addresses='' -c fsync=off -c autovacuum=off"
-        run("pg_ctl", "-D", str(data), "-w", "-l", str(home / "log"), "-o", options, "start")
-        try:
-            yield f"postgresql+psycopg://atlas@/postgres?host={home}"
-        finally:
+
+        def start() -> None:
+            run("pg_ctl", "-D", str(data), "-w", "-l", str(home / "log"), "-o", options, "start")
+
+        def stop() -> None:
             run("pg_ctl", "-D", str(data), "-w", "-m", "immediate", "stop")
+
+        start()
+        try:
+            yield Cluster(f"postgresql+psycopg://atlas@/postgres?host={home}", stop, start)
+        finally:
+            if (data / "postmaster.pid").exists():
+                stop()
     finally:
         shutil.rmtree(home, ignore_errors=True)
+
+
+def locks(url: str) -> int:
+    """How many advisory locks are held on a server."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        held = connection.scalar(
+            text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted")
+        )
+    engine.dispose()
+    return int(held or 0)

@@ -15,7 +15,8 @@
     │   └── Unauthorized            unauthorized
     ├── LedgerUnavailable           ledger_unavailable   (retry_after): ours; nothing was taken
     │   ├── OutcomeUnknown          the commit may have happened; the writer stops, recovery decides
-    │   └── NotStored               it was logged, and the mailbox lacks it yet (receipt)
+    │   ├── NotStored               it was logged, and the mailbox lacks it yet (receipt)
+    │   └── DatabaseTaken           another server has written to the database; the ledger stops
     ├── LedgerError                 the ledger file cannot be used as it is
     │   ├── LedgerBroken            a record does not verify (line, reason)
     │   ├── LedgerLocked            another process writes it
@@ -202,6 +203,10 @@ class NotStored(LedgerUnavailable):
     def __init__(self, detail: str, receipt: Receipt) -> None:
         super().__init__(detail)
         self.receipt = receipt
+
+
+class DatabaseTaken(LedgerUnavailable):
+    """Another server has written to this one's database: what is in it is another ledger's."""
 
 
 class LedgerError(SecureChatError):

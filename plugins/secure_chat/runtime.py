@@ -22,6 +22,8 @@ from plugins.secure_chat.directory.store import DirectoryStore
 from plugins.secure_chat.errors import (
     Close,
     ConfigurationError,
+    DatabaseTaken,
+    DatabaseUnusable,
     LedgerChanged,
     LedgerUnavailable,
 )
@@ -53,6 +55,7 @@ log: Final = logging.getLogger(__name__)
 INDEX_BATCH: Final = 5_000
 CLAIMS: Final = "prekey-claims"  # the witness of the claims: not to be restored with the mailbox
 _RETENTION_SECONDS: Final = 3600.0
+_HOLD_SECONDS: Final = 2.0  # between two looks at whether the database is still claimed
 
 
 class Index:
@@ -65,11 +68,13 @@ class Index:
     """
 
     def __init__(self, mailbox: Mailbox, *, anew: bool = False) -> None:
-        """``anew``: take the ledger as it is, whatever was acknowledged before.
-
-        Raises DatabaseUnusable while another process indexes a ledger in this database.
-        """
-        mailbox.claim()
+        """``anew``: take the ledger as it is, whatever was acknowledged before."""
+        self._in_use: DatabaseUnusable | None = None
+        try:
+            mailbox.claim()
+        except DatabaseUnusable as in_use:
+            # Told when the ledger is open: who has the same one is told of that.
+            self._in_use = in_use
         self._mailbox = mailbox
         self.start = START if anew else mailbox.checkpoint()
         # The record that the ledger must reach, and the messages up to it, until it bears them
@@ -89,7 +94,7 @@ class Index:
         """Take the next record; ``offset`` is where it ends. Position 1 means: all anew."""
         if record.position == 1 and self.start != START:
             self._refused = True  # the record of the checkpoint is not there
-        if self._refused:
+        if self._refused or self._in_use is not None:
             return
         self._end = Checkpoint(Head(record.position, record.event_hash), offset)
         self._pending += 1
@@ -124,8 +129,10 @@ class Index:
     def finish(self, head: Head) -> None:
         """Index the rest, and forget what the ledger turned out not to have.
 
-        Raises LedgerChanged.
+        Raises LedgerChanged, and DatabaseUnusable while another indexes a ledger in the database.
         """
+        if self._in_use is not None:
+            raise self._in_use
         if self._refused or self._missing or head.position < self._must_have:
             raise LedgerChanged(self._must_have, head.position)
         if self._pending:
@@ -164,6 +171,7 @@ class Runtime:
         self._history: HistoryCheck | None = None
         self._claims: FileWitness | None = None
         self._retention: asyncio.Task[None] | None = None
+        self._holding: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Open everything or nothing. Raises LedgerError or ConfigurationError, one line each."""
@@ -224,6 +232,7 @@ class Runtime:
         except BaseException:
             await self.close()
             raise
+        self._holding = asyncio.create_task(self._hold(service), name="database-claim")
         if settings.retention_days is not None:
             self._retention = asyncio.create_task(self._expire(settings.retention_days))
 
@@ -311,8 +320,9 @@ class Runtime:
 
     async def close(self) -> None:
         """Refuse new work, commit what is in flight, close sockets with 1012."""
-        if self._retention is not None:
-            self._retention.cancel()
+        for task in (self._retention, self._holding):
+            if task is not None:
+                task.cancel()
         if self.chat is not None:
             service = self.chat.service
             await service.stop()
@@ -354,6 +364,17 @@ class Runtime:
             return self.chat.evidence.rewards.features(epoch)
         except NoSuchEpoch:
             return {}
+
+    async def _hold(self, service: ChatService) -> None:
+        """Notice a database that was restarted also when nobody writes."""
+        while True:
+            try:
+                await service.write(service.mailbox.hold)
+            except DatabaseTaken:
+                return
+            except LedgerUnavailable as error:
+                log.warning("mailbox.claim_lost reason=%s", error.detail)
+            await asyncio.sleep(_HOLD_SECONDS)
 
     async def _expire(self, days: float) -> None:
         while True:

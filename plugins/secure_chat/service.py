@@ -35,6 +35,7 @@ from plugins.secure_chat.core.records import EventDraft, Receipt
 from plugins.secure_chat.core.sequence import Duplicate, Logged, Stream, decide
 from plugins.secure_chat.errors import (
     Code,
+    DatabaseTaken,
     LedgerUnavailable,
     NotAMember,
     NotStored,
@@ -339,8 +340,16 @@ class ChatService:
         return await self._in(self._readers, query)
 
     async def write(self, change: Callable[[], T]) -> T:
-        """Run a blocking mailbox write off the event loop; there is one writer."""
-        return await self._in(self._writer, change)
+        """Run a blocking mailbox write off the event loop; there is one writer.
+
+        A database that another server has written to stops the ledger.
+        """
+        try:
+            return await self._in(self._writer, change)
+        except DatabaseTaken as taken:
+            if self.ledger.stopped is None:
+                self.ledger.stop(taken.detail)
+            raise
 
     async def expire(self, older_than: datetime) -> int:
         """Drop ciphertext that the ledger dates before ``older_than``; how many messages."""

@@ -1,44 +1,155 @@
-"""The right to write a PostgreSQL database, which servers with ledgers of their own could share.
+"""The right to write a database, which servers with ledgers of their own could share.
 
-An SQLite file is in the data directory, beside the ledger, and the ledger's lock is enough.
+Beside an SQLite file it is a lock on a file, as a ledger's. In PostgreSQL it is an advisory lock of
+the session that writes: what ends the session ends the lock, and nothing is written without it.
 """
 
 from __future__ import annotations
 
-from typing import Final
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Protocol
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, delete, insert, select, text
 from sqlalchemy.exc import DBAPIError
 
-from plugins.secure_chat.errors import DatabaseUnusable
+from plugins.secure_chat.errors import (
+    DatabaseTaken,
+    DatabaseUnusable,
+    LedgerLocked,
+    LedgerUnavailable,
+    LedgerUnusable,
+)
+from plugins.secure_chat.ledger.file import WriterLock
+from plugins.secure_chat.mailbox.tables import database_claim
 
 _LOCK: Final = 0x61746C6174  # PostgreSQL's advisory lock, beside that of upgrades
+_IN_USE: Final = (
+    "another server or `secure-chat migrate` uses this database: stop it, or give each ledger its "
+    "own database"
+)
 
 
-class Claim:
-    """Held until it is released, the process ends, or the database is restarted."""
+class Claim(Protocol):
+    """Held until it is released or the process ends."""
+
+    def transaction(self) -> contextlib.AbstractContextManager[Connection]:
+        """One transaction under the claim. Raises LedgerUnavailable or DatabaseTaken."""
+
+    def check(self) -> None:
+        """Raises DatabaseTaken once it is known that another has written here."""
+
+    def hold(self) -> None:
+        """Take the claim again where it was lost. Raises LedgerUnavailable or DatabaseTaken."""
+
+    def release(self) -> None: ...
+
+
+def claim(engine: Engine) -> Claim:
+    """Raises DatabaseUnusable when another process has it."""
+    return FileClaim(engine) if engine.dialect.name == "sqlite" else SessionClaim(engine)
+
+
+class FileClaim:
+    """An OS lock on ``<database>.lock``. It is never lost."""
 
     def __init__(self, engine: Engine) -> None:
-        """Raises DatabaseUnusable when another holds it."""
-        self._connection = None
-        if engine.dialect.name != "postgresql":
-            return
+        assert engine.url.database is not None  # noqa: S101 (engine_at gave it)
+        self._engine = engine
         try:
-            # A session's own lock; in a transaction the connection would keep old rows alive.
-            connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-            taken = connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK})
-        except DBAPIError as error:
-            raise DatabaseUnusable("the database cannot be reached") from error
-        connection.detach()  # not the pool's any more: closing it ends the session
-        if not taken:
-            connection.close()
-            raise DatabaseUnusable(
-                "another server or `secure-chat migrate` uses this database: stop it, or give each "
-                "ledger its own database"
-            )
-        self._connection = connection
+            self._lock = WriterLock(Path(engine.url.database))
+        except LedgerLocked:
+            raise DatabaseUnusable(_IN_USE) from None
+        except LedgerUnusable as error:
+            raise DatabaseUnusable("the lock beside the database cannot be made") from error
+
+    def transaction(self) -> contextlib.AbstractContextManager[Connection]:
+        return self._engine.begin()
+
+    def check(self) -> None:
+        """Nobody else can have written here."""
+
+    def hold(self) -> None:
+        """It is held."""
 
     def release(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._lock.release()
+
+
+class SessionClaim:
+    """An advisory lock of one session, in which everything is written. One thread at a time.
+
+    Whoever takes it leaves a token. A session that was lost (the database was restarted) is
+    replaced by another one only while the token is still there: nobody has written in between.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._token = os.urandom(16).hex()
+        self._taken: DatabaseTaken | None = None
+        try:
+            session = self._session = self._connected()
+            with session.begin():
+                locked = _lock(session)
+            if not locked:
+                session.close()
+                raise DatabaseUnusable(_IN_USE)
+            with session.begin():
+                session.execute(delete(database_claim))
+                session.execute(insert(database_claim).values(id=1, token=self._token))
+        except DBAPIError as error:
+            raise DatabaseUnusable("the database cannot be reached") from error
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        self.hold()
+        with self._session.begin():
+            yield self._session
+
+    def check(self) -> None:
+        if self._taken is not None:
+            raise self._taken
+
+    def hold(self) -> None:
+        self.check()
+        # An invalidated connection would come back as another session, without the lock.
+        if not (self._session.closed or self._session.invalidated):
+            with contextlib.suppress(DBAPIError), self._session.begin():
+                self._session.execute(text("SELECT 1"))
+                return
+        self._take_again()
+
+    def release(self) -> None:
+        self._session.close()
+
+    def _take_again(self) -> None:
+        self._session.close()
+        try:
+            self._session = session = self._connected()
+            with session.begin():
+                locked = _lock(session)
+            with session.begin():
+                token = session.scalar(select(database_claim.c.token))
+        except DBAPIError as error:
+            raise LedgerUnavailable("the database cannot be reached") from error
+        if token == self._token and locked:
+            return
+        session.close()
+        if token == self._token:
+            raise LedgerUnavailable("the database has not let go of this server's last session")
+        self._taken = DatabaseTaken(
+            "another server has written to its database since that was restarted: stop it, give "
+            "each ledger its own database, and restart"
+        )
+        raise self._taken
+
+    def _connected(self) -> Connection:
+        connection = self._engine.connect()
+        connection.detach()  # not the pool's any more: closing it ends the session
+        return connection
+
+
+def _lock(session: Connection) -> bool:
+    return bool(session.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK}))

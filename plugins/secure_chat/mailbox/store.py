@@ -42,7 +42,7 @@ from plugins.secure_chat.core.thread import Thread as GroupThread
 from plugins.secure_chat.errors import LedgerUnavailable, NotAMember
 from plugins.secure_chat.ledger.journal import START, Checkpoint
 from plugins.secure_chat.legacy import stages
-from plugins.secure_chat.mailbox.claim import Claim
+from plugins.secure_chat.mailbox.claim import Claim, claim
 from plugins.secure_chat.mailbox.engine import engine_at
 from plugins.secure_chat.mailbox.tables import (
     identity_events,
@@ -181,7 +181,15 @@ class Mailbox:
         Raises DatabaseUnusable when somebody does.
         """
         if self._claim is None:
-            self._claim = Claim(self._engine)
+            self._claim = claim(self._engine)
+
+    def hold(self) -> None:
+        """Take the claim again where it was lost, as by a restart of the database.
+
+        Raises LedgerUnavailable while that cannot be done, DatabaseTaken when it is too late.
+        """
+        if self._claim is not None:
+            self._claim.hold()
 
     # -- writing: one thread ------------------------------------------------------------------
 
@@ -561,7 +569,12 @@ class Mailbox:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
-        """One moment of the database, whatever is committed while several statements run."""
+        """One moment of the database, whatever is committed while several statements run.
+
+        Raises DatabaseTaken.
+        """
+        if self._claim is not None:
+            self._claim.check()
         with self._engine.connect() as connection:
             if connection.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN")  # the driver would begin only at a write
@@ -571,7 +584,8 @@ class Mailbox:
     def writing(self) -> Iterator[Connection]:
         """One transaction; what the database refuses is raised as LedgerUnavailable."""
         try:
-            with self._engine.begin() as connection:
+            claimed = self._claim
+            with self._engine.begin() if claimed is None else claimed.transaction() as connection:
                 yield connection
         except DBAPIError as error:
             raise LedgerUnavailable(_reason(error)) from error

@@ -89,3 +89,11 @@ ledger_committed: Final = Table(
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("position", BigInteger, nullable=False),
 )
+
+# One row, in PostgreSQL: the token of whoever claimed the database last (``claim.py``).
+database_claim: Final = Table(
+    "database_claim",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("token", String(32), nullable=False),
+)

@@ -3,21 +3,83 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import create_engine, text
 
-from plugins.secure_chat.errors import DatabaseUnusable
+from plugins.secure_chat.core.records import EMPTY
+from plugins.secure_chat.errors import DatabaseTaken, DatabaseUnusable, LedgerUnavailable
 from plugins.secure_chat.mailbox.engine import engine_for
 from plugins.secure_chat.mailbox.store import Mailbox
 from plugins.secure_chat.runtime import Index
+from tests import postgres
+
+
+def test_one_process_indexes_a_ledger_in_a_database(database_url: str) -> None:
+    one, other = Mailbox(engine_for(database_url)), Mailbox(engine_for(database_url))
+    Index(one).finish(EMPTY)
+    Index(one).finish(EMPTY)  # its own again
+    with pytest.raises(DatabaseUnusable, match="give each ledger its own"):
+        Index(other).finish(EMPTY)
+    other.checkpoint()  # reading is free
+    one.close()
+    Index(other).finish(EMPTY)
+    other.close()
 
 
 @pytest.mark.postgres
-def test_one_process_indexes_a_ledger_in_a_database(new_postgres: str) -> None:
-    one, other = Mailbox(engine_for(new_postgres)), Mailbox(engine_for(new_postgres))
-    Index(one)
-    Index(one)  # its own again
-    with pytest.raises(DatabaseUnusable, match="another server"):
-        Index(other)
-    other.checkpoint()  # reading is free
-    one.close()
-    Index(other)
-    other.close()
+def test_a_claim_that_a_restart_of_the_database_ended_is_taken_again(
+    own_cluster: postgres.Cluster,
+) -> None:
+    mailbox = Mailbox(engine_for(own_cluster.url))
+    mailbox.claim()
+    own_cluster.stop()
+    with pytest.raises(LedgerUnavailable, match="cannot be reached"):
+        mailbox.record_mismatch("GET /threads", "total", "now")
+    own_cluster.start()
+    assert postgres.locks(own_cluster.url) == 0
+    mailbox.record_mismatch("GET /threads", "total", "now")
+    assert postgres.locks(own_cluster.url) == 1
+    assert [one.count for one in mailbox.mismatches()] == [1]
+    own_cluster.stop()
+    own_cluster.start()
+    mailbox.hold()
+    assert postgres.locks(own_cluster.url) == 1
+    mailbox.close()
+
+
+@pytest.mark.postgres
+def test_a_database_that_another_took_after_a_restart_is_let_alone(
+    own_cluster: postgres.Cluster,
+) -> None:
+    mailbox, other = Mailbox(engine_for(own_cluster.url)), Mailbox(engine_for(own_cluster.url))
+    mailbox.claim()
+    own_cluster.stop()
+    own_cluster.start()
+    other.claim()
+    other.record_mismatch("GET /threads", "theirs", "now")
+    other.close()  # it has gone again, and what it wrote is there
+    for _ in range(2):
+        with pytest.raises(DatabaseTaken, match="another server has written"):
+            mailbox.record_mismatch("GET /threads", "total", "now")
+    with pytest.raises(DatabaseTaken):
+        mailbox.mismatches()
+    mailbox.close()
+    found = Mailbox(engine_for(own_cluster.url))
+    assert [one.difference for one in found.mismatches()] == ["theirs"]
+    found.close()
+
+
+@pytest.mark.postgres
+def test_a_session_that_the_database_still_has_is_waited_for(own_cluster: postgres.Cluster) -> None:
+    """As after a broken connection: the lock is there, and nobody has written."""
+    mailbox = Mailbox(engine_for(own_cluster.url))
+    mailbox.claim()
+    own_cluster.stop()
+    own_cluster.start()
+    engine = create_engine(own_cluster.url)
+    with engine.connect() as last, last.begin():
+        last.execute(text("SELECT pg_advisory_lock(:key)"), {"key": 0x61746C6174})
+        with pytest.raises(LedgerUnavailable, match="not let go"):
+            mailbox.hold()
+    engine.dispose()
+    mailbox.hold()
+    mailbox.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,8 +69,13 @@ class Export:
                     digest.update(block)
                     read += len(block)
         except OSError as error:
-            raise ExportUnusable(f"{path.name} cannot be read: {error.strerror}") from None
+            raise ExportUnusable(f"{_name(path)} cannot be read: {error.strerror}") from None
         return cls(path, digest.hexdigest(), read)
+
+    @property
+    def name(self) -> str:
+        """The file's name for people and databases, also where it is not UTF-8."""
+        return _name(self.path)
 
     def check(self) -> None:
         """Read a document to its end once, so that a broken one is refused before it is begun.
@@ -78,7 +84,7 @@ class Export:
         """
         with self.path.open("rb") as file:
             if not _is_json_lines(self.path, file):
-                for _ in _document(file, self.path.name):
+                for _ in _document(file, self.name):
                     pass
 
     def elements(self) -> Iterator[Element]:
@@ -91,7 +97,11 @@ class Export:
             if _is_json_lines(self.path, file):
                 yield from _lines(file, self.size)
             else:
-                yield from _document(file, self.path.name)
+                yield from _document(file, self.name)
+
+
+def _name(path: Path) -> str:
+    return os.fsencode(path.name).decode(errors="replace")
 
 
 def _is_json_lines(path: Path, file: BinaryIO) -> bool:

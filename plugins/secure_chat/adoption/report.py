@@ -47,6 +47,7 @@ def as_json(outcome: Outcome, refusals: Iterable[Refusal]) -> dict[str, Any]:
                 "name": source.name,
                 "bytes": source.size,
                 "done": source.done,
+                "planned": source.planned,
                 "in": source.counts.records,
                 "out": sum(source.counts[1:]),
                 **source.counts._asdict(),
@@ -73,7 +74,9 @@ def lines(outcome: Outcome, refusals: Iterable[Refusal]) -> Iterator[str]:
     if outcome.adopted is not None:
         yield f"  adopted     at {outcome.adopted.position}:{outcome.adopted.event_hash}"
     for source in outcome.sources:
-        state = "" if source.done else ", not finished"
+        state = "" if source.done else ", not finished: run again"
+        if source.planned:
+            state = ", nothing of it taken yet"
         yield f"  {source.name}: {source.counts.records:,} records in{state}"
         for count, name in zip(source.counts[1:], Counts._fields[1:], strict=True):
             if count:

@@ -40,13 +40,17 @@ Advance = Callable[[int], None]
 
 @dataclass(slots=True)
 class SourceReport:
-    """One export: ``counts`` of what became of its records, so far when it is not ``done``."""
+    """One export: ``counts`` of what became of its records, so far when it is not ``done``.
+
+    ``planned``: of what would become of all of them, for nothing of it is taken yet.
+    """
 
     source: str
     name: str
     size: int
     counts: Counts
     done: bool
+    planned: bool = False
 
 
 @dataclass(slots=True)
@@ -86,6 +90,9 @@ def plan(
         contextlib.closing(Mailbox(engine_at(Path(scratch) / "plan.sqlite"))) as mailbox,
         _existing(engine) as earlier,
     ):
+        if earlier is not None:
+            outcome.sources = _sources(migrations_in(ledger), AdoptionStore(earlier))
+            outcome.stage = earlier.stage()
         rehearsal = Rehearsal(mailbox, None if earlier is None else AdoptionStore(earlier))
         transfer = Transfer(None, rehearsal, advance=advance)
         known = {source.source: source for source in outcome.sources}
@@ -96,7 +103,12 @@ def plan(
                     if progress.phase is Phase.DONE:
                         outcome.sources.append(
                             SourceReport(
-                                export.digest, export.path.name, export.size, progress.counts, False
+                                export.digest,
+                                export.name,
+                                export.size,
+                                progress.counts,
+                                done=False,
+                                planned=True,
                             )
                         )
                 else:
@@ -142,7 +154,7 @@ def run(
                 if progress.phase is Phase.DONE and source.counts is None:
                     if not progress.counts.balanced:
                         outcome.mismatches.append(
-                            f"{export.path.name}: fewer or more records came out than went in"
+                            f"{export.name}: fewer or more records came out than went in"
                         )
                         continue
                     finished = migration_event.finished(export.digest, progress.counts)
@@ -183,7 +195,7 @@ def verify(
                 continue
             comparison = Comparison(export, store, journal)
             comparison.run(source.counts, advance)
-            name = export.path.name
+            name = export.name
             outcome.mismatches.extend(f"{name}: {sentence}" for sentence in comparison.mismatches)
             if comparison.unnamed:
                 outcome.mismatches.append(f"{name}: {comparison.unnamed} more mismatches")

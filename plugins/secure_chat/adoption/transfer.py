@@ -208,7 +208,7 @@ class Transfer:
 
     def take(self, export: Export, phase: Phase) -> Progress:
         """Take over what ``export`` brings in ``phase``, from where it was left."""
-        progress = self._store.begin(export.digest, export.path.name)
+        progress = self._store.begin(export.digest, export.name)
         if progress.phase is not phase:
             self._advance(export.size)
             return progress

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import orjson
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +22,7 @@ from plugins.secure_chat.bench.figures import Row, latency_targets
 from plugins.secure_chat.bench.run import Result, measure
 from plugins.secure_chat.bench.servers import OURS
 from plugins.secure_chat.bench.workload import FULL, QUICK
+from plugins.secure_chat.cli.terminal import print_json, printable
 
 
 def bench(
@@ -47,10 +47,10 @@ def bench(
                 progress=(lambda _: None) if quiet else errors.print,
             )
     except (RuntimeError, OSError) as error:
-        typer.echo(f"secure-chat: {error}", err=True)
+        typer.echo(printable(f"secure-chat: {error}"), err=True)
         raise typer.Exit(1) from None
     if json:
-        typer.echo(orjson.dumps(dataclasses.asdict(result)).decode())
+        print_json(dataclasses.asdict(result))
         return
     _print(result)
 

@@ -10,10 +10,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from inspect import Signature, signature
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
 
-import orjson
 import typer
 from pydantic import ValidationError
 from rich.console import Console
@@ -24,6 +26,7 @@ from plugins.secure_chat.adoption import steps
 from plugins.secure_chat.adoption.report import as_json, lines, write_report
 from plugins.secure_chat.adoption.steps import Outcome
 from plugins.secure_chat.adoption.transfer import BATCH
+from plugins.secure_chat.cli.terminal import print_json, printable
 from plugins.secure_chat.core.stage import ORDER, Stage
 from plugins.secure_chat.errors import (
     ConfigurationError,
@@ -48,120 +51,14 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-DataDir = Annotated[Path, typer.Option(help="What the server keeps is here.")]
-Ledger = Annotated[Path | None, typer.Option(help="The ledger, if not DIR/genesis_ledger.jsonl.")]
 Exports = Annotated[
     list[Path] | None,
     typer.Argument(help="Exports of earlier chats, JSON or JSON Lines; all of them at once."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 AcceptRefused = Annotated[
     bool,
     typer.Option("--accept-refused", help="Records that were refused are no mismatch."),
 ]
-
-
-class _Place:
-    """Where a migration works."""
-
-    def __init__(self, data_dir: Path, ledger: Path | None) -> None:
-        self.data_dir = data_dir
-        self.ledger = data_dir / "genesis_ledger.jsonl" if ledger is None else ledger
-        try:
-            settings = Settings()
-        except ValidationError as error:
-            names = ", ".join(f"SECURE_CHAT_{one['loc'][0]}".upper() for one in error.errors())
-            raise ConfigurationError(f"not valid: {names}") from None
-        self._url = settings.database_url
-        self.stage = settings.stage
-
-    def engine(self) -> Engine:
-        return database(self._url, self.data_dir)
-
-    def existing(self) -> Engine | None:
-        """The database if there is one: what only reads makes none."""
-        if self._url or (self.data_dir / FILE_NAME).exists():
-            return self.engine()
-        return None
-
-
-@app.command("plan")
-def plan(
-    exports: Exports = None,
-    data_dir: DataDir = Path("data"),
-    ledger: Ledger = None,
-    json: Json = False,
-) -> None:
-    """A dry run: what would be taken over, and which records refused. Writes nothing."""
-    paths = exports or []
-    with _told(json), _progress("plan", paths, json) as advance:
-        place = _Place(data_dir, ledger)
-        outcome = steps.plan(place.ledger, place.existing(), paths, advance)
-    _print(outcome, json, refusals=outcome.refusals)
-    broken = outcome.audit is not None and not outcome.audit.sound
-    raise typer.Exit(MISMATCH if broken or outcome.refused else DONE)
-
-
-@app.command("run")
-def run(
-    exports: Exports = None,
-    data_dir: DataDir = Path("data"),
-    ledger: Ledger = None,
-    batch: Annotated[int, typer.Option(min=1, help="Records in one commit.")] = BATCH,
-    throttle: Annotated[
-        float | None, typer.Option(min=0.001, help="Records a second at most.")
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option(help=f"The written report, if not DIR/{REPORT}.")
-    ] = None,
-    accept_refused: AcceptRefused = False,
-    json: Json = False,
-) -> None:
-    """Adopt the ledger and take the exports over. Stop the server first; run again to go on."""
-    paths = exports or []
-    with _told(json), _progress("run", paths, json) as advance:
-        place = _Place(data_dir, ledger)
-        outcome = steps.run(
-            place.ledger, place.engine(), paths, batch=batch, throttle=throttle, advance=advance
-        )
-        target = data_dir / REPORT if report is None else report
-        write_report(target, outcome, place.engine())
-    _print(outcome, json)
-    if not json:
-        _console().print(f"  report      {target}")
-    refused = outcome.refused and not accept_refused
-    raise typer.Exit(MISMATCH if outcome.mismatches or refused else DONE)
-
-
-@app.command("verify")
-def verify(
-    exports: Exports = None,
-    data_dir: DataDir = Path("data"),
-    ledger: Ledger = None,
-    accept_refused: AcceptRefused = False,
-    json: Json = False,
-) -> None:
-    """Compare ledger and database with the exports, record by record. The stage needs it."""
-    paths = exports or []
-    with _told(json), _progress("verify", paths, json) as advance:
-        place = _Place(data_dir, ledger)
-        outcome = steps.verify(
-            place.ledger, place.engine(), paths, accept_refused=accept_refused, advance=advance
-        )
-    _print(outcome, json)
-    raise typer.Exit(MISMATCH if outcome.mismatches else DONE)
-
-
-@app.command("status")
-def status(data_dir: DataDir = Path("data"), ledger: Ledger = None, json: Json = False) -> None:
-    """How far the migration is. Reads only, also beside a running server."""
-    with _told(json):
-        place = _Place(data_dir, ledger)
-        outcome = steps.status(place.ledger, place.existing())
-    _print(outcome, json)
-    raise typer.Exit(DONE)
-
-
 Assumed = Annotated[
     Stage | None,
     typer.Option(
@@ -170,41 +67,145 @@ Assumed = Annotated[
 ]
 
 
-@app.command("advance")
-def advance_stage(
-    data_dir: DataDir = Path("data"),
-    ledger: Ledger = None,
-    assumed: Assumed = None,
-    json: Json = False,
-) -> None:
+@dataclass
+class _Asked:
+    """What every command takes, and where it works."""
+
+    data_dir: Annotated[Path, typer.Option(help="What the server keeps is here.")] = Path("data")
+    ledger: Annotated[
+        Path | None, typer.Option(help="The ledger, if not DIR/genesis_ledger.jsonl.")
+    ] = None
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False
+
+    @property
+    def ledger_path(self) -> Path:
+        return self.data_dir / "genesis_ledger.jsonl" if self.ledger is None else self.ledger
+
+    @cached_property
+    def settings(self) -> Settings:
+        try:
+            return Settings()
+        except ValidationError as error:
+            names = ", ".join(f"SECURE_CHAT_{one['loc'][0]}".upper() for one in error.errors())
+            raise ConfigurationError(f"not valid: {names}") from None
+
+    def engine(self) -> Engine:
+        return database(self.settings.database_url, self.data_dir)
+
+    def existing(self) -> Engine | None:
+        """The database if there is one: what only reads makes none."""
+        if self.settings.database_url or (self.data_dir / FILE_NAME).exists():
+            return self.engine()
+        return None
+
+
+def _command(step: Callable[..., int]) -> Callable[..., int]:
+    """Make a command of ``step``: its own options and those of ``_Asked``; it gives the status."""
+    own = list(signature(step, eval_str=True).parameters.values())[1:]
+    shared = list(signature(_Asked, eval_str=True).parameters.values())
+
+    def command(**given: Any) -> NoReturn:
+        asked = _Asked(**{one.name: given.pop(one.name) for one in shared})
+        with _told(asked.json):
+            status = step(asked, **given)
+        raise typer.Exit(status)
+
+    command.__signature__ = Signature([*own, *shared])  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in (*own, *shared)}
+    app.command(step.__name__, help=step.__doc__)(command)
+    return step
+
+
+@_command
+def plan(asked: _Asked, exports: Exports = None) -> int:
+    """A dry run: what would be taken over, and which records refused. Writes nothing."""
+    paths = exports or []
+    with _progress("plan", paths, asked) as advance:
+        outcome = steps.plan(asked.ledger_path, asked.existing(), paths, advance)
+    _print(outcome, asked, refusals=outcome.refusals)
+    broken = outcome.audit is not None and not outcome.audit.sound
+    return MISMATCH if broken or outcome.refused else DONE
+
+
+@_command
+def run(
+    asked: _Asked,
+    exports: Exports = None,
+    batch: Annotated[int, typer.Option(min=1, help="Records in one commit.")] = BATCH,
+    throttle: Annotated[
+        float | None, typer.Option(min=0.001, help="Records a second at most.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help=f"The written report, if not DIR/{REPORT}.")
+    ] = None,
+    accept_refused: AcceptRefused = False,
+) -> int:
+    """Adopt the ledger and take the exports over. Stop the server first; run again to go on."""
+    paths = exports or []
+    with _progress("run", paths, asked) as advance:
+        outcome = steps.run(
+            asked.ledger_path,
+            asked.engine(),
+            paths,
+            batch=batch,
+            throttle=throttle,
+            advance=advance,
+        )
+        target = asked.data_dir / REPORT if report is None else report
+        write_report(target, outcome, asked.engine())
+    _print(outcome, asked)
+    if not asked.json:
+        _console().print(printable(f"  report      {target}"))
+    refused = outcome.refused and not accept_refused
+    return MISMATCH if outcome.mismatches or refused else DONE
+
+
+@_command
+def verify(asked: _Asked, exports: Exports = None, accept_refused: AcceptRefused = False) -> int:
+    """Compare ledger and database with the exports, record by record. The stage needs it."""
+    paths = exports or []
+    with _progress("verify", paths, asked) as advance:
+        outcome = steps.verify(
+            asked.ledger_path,
+            asked.engine(),
+            paths,
+            accept_refused=accept_refused,
+            advance=advance,
+        )
+    _print(outcome, asked)
+    return MISMATCH if outcome.mismatches else DONE
+
+
+@_command
+def status(asked: _Asked) -> int:
+    """How far the migration is. Reads only, also beside a running server."""
+    _print(steps.status(asked.ledger_path, asked.existing()), asked)
+    return DONE
+
+
+@_command
+def advance(asked: _Asked, assumed: Assumed = None) -> int:
     """Move to the next stage. Stop the server first; needs a verification that has passed."""
-    _move(data_dir, ledger, 1, assumed, json)
+    return _move(asked, 1, assumed)
 
 
-@app.command("rollback")
-def rollback(
-    data_dir: DataDir = Path("data"),
-    ledger: Ledger = None,
-    assumed: Assumed = None,
-    json: Json = False,
-) -> None:
+@_command
+def rollback(asked: _Asked, assumed: Assumed = None) -> int:
     """Move back to the stage before. What was sent meanwhile stays. Stop the server first."""
-    _move(data_dir, ledger, -1, assumed, json)
+    return _move(asked, -1, assumed)
 
 
-def _move(data_dir: Path, ledger: Path | None, way: int, assumed: Stage | None, json: bool) -> None:
-    with _told(json):
-        place = _Place(data_dir, ledger)
-        engine = place.engine()
-        current = steps.status(place.ledger, engine).stage or assumed or place.stage
-        if current is None:
-            raise MigrationRefused("the ledger was never moved: say where it is, as --from legacy")
-        target = ORDER.index(current) + way
-        if not 0 <= target < len(ORDER):
-            raise MigrationRefused(f"{current} is the {'last' if way > 0 else 'first'} stage")
-        outcome = steps.move_stage(place.ledger, engine, ORDER[target], assumed=current)
-    _print(outcome, json)
-    raise typer.Exit(DONE)
+def _move(asked: _Asked, way: int, assumed: Stage | None) -> int:
+    engine = asked.engine()
+    current = steps.status(asked.ledger_path, engine).stage or assumed or asked.settings.stage
+    if current is None:
+        raise MigrationRefused("the ledger was never moved: say where it is, as --from legacy")
+    target = ORDER.index(current) + way
+    if not 0 <= target < len(ORDER):
+        raise MigrationRefused(f"{current} is the {'last' if way > 0 else 'first'} stage")
+    outcome = steps.move_stage(asked.ledger_path, engine, ORDER[target], assumed=current)
+    _print(outcome, asked)
+    return DONE
 
 
 # -- printing --------------------------------------------------------------------------------------
@@ -234,16 +235,16 @@ def _told(json: bool) -> Iterator[None]:
 
 def _fail(json: bool, status: int, verdict: str, reason: str) -> NoReturn:
     if json:
-        _print_json({"verdict": verdict, "reason": reason})
+        print_json({"verdict": verdict, "reason": reason})
     else:
-        _console(stderr=True).print(f"secure-chat migrate: {reason}")
+        _console(stderr=True).print(printable(f"secure-chat migrate: {reason}"))
     raise typer.Exit(status)
 
 
 @contextmanager
-def _progress(name: str, paths: Iterable[Path], json: bool) -> Iterator[Callable[[int], None]]:
+def _progress(name: str, paths: Iterable[Path], asked: _Asked) -> Iterator[Callable[[int], None]]:
     """A bar with the time left, on stderr, when a person is there to see it."""
-    if json or not sys.stderr.isatty():
+    if asked.json or not sys.stderr.isatty():
         yield lambda _: None
         return
     total = 2 * sum(path.stat().st_size for path in paths if path.exists())
@@ -258,18 +259,14 @@ def _progress(name: str, paths: Iterable[Path], json: bool) -> Iterator[Callable
         yield lambda size: bar.advance(task, size)
 
 
-def _print(outcome: Outcome, json: bool, refusals: Iterable[Any] = ()) -> None:
-    if json:
-        _print_json(as_json(outcome, refusals))
+def _print(outcome: Outcome, asked: _Asked, refusals: Iterable[Any] = ()) -> None:
+    if asked.json:
+        print_json(as_json(outcome, refusals))
         return
     console = _console()
     for line in lines(outcome, refusals):
-        console.print(line)
+        console.print(printable(line))
 
 
 def _console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=True)
-
-
-def _print_json(values: dict[str, Any]) -> None:
-    sys.stdout.write(orjson.dumps(values).decode() + "\n")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from plugins.secure_chat.adoption.transfer import Transfer
 from plugins.secure_chat.cli import app
 from plugins.secure_chat.ledger.journal import Journal
 from tests import exports
@@ -156,3 +160,79 @@ def test_a_setting_that_is_not_valid_is_named_and_not_shown(data: Path) -> None:
     done = migrate(data, "status", SECURE_CHAT_STAGE="s3cret")
     assert done.exit_code == 2
     assert done.stderr == "secure-chat migrate: not valid: SECURE_CHAT_STAGE\n"
+
+
+def test_a_dry_run_says_that_nothing_is_taken_and_where_the_ledger_is(
+    data: Path, sound: Path
+) -> None:
+    planned = migrate(data, "plan", sound)
+    assert "sound.jsonl: 7 records in, nothing of it taken yet" in planned.stdout
+    assert "not finished" not in planned.stdout
+    (source,) = as_json(data, "plan", sound)["sources"]
+    assert (source["planned"], source["done"]) == (True, False)
+    migrate(data, "run", sound)
+    migrate(data, "verify", sound)
+    migrate(data, "advance", "--from", "legacy")
+    again = migrate(data, "plan", sound)
+    assert "sound.jsonl: 7 records in\n" in again.stdout
+    assert "stage       shadow" in again.stdout
+    (source,) = as_json(data, "plan", sound)["sources"]
+    assert (source["planned"], source["done"], source["in"]) == (False, True, 7)
+
+
+def test_a_dry_run_says_what_was_begun_and_not_finished(
+    data: Path, sound: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: Transfer, *_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Transfer, "take", interrupted)
+        migrate(data, "run", sound)
+    planned = migrate(data, "plan", sound)
+    assert "0 records in, not finished: run again" in planned.stdout
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_names_that_are_not_utf_8_or_command_a_terminal_end_nothing(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """What a person reads is printable; what a script reads is JSON."""
+    chat = (sys.executable, "-m", "plugins.secure_chat")
+    data = tmp_path / os.fsdecode(b"d\xff\x1b[2J")
+    data.mkdir()
+    export = exports.write_lines(
+        tmp_path / os.fsdecode(b"e\xff\x1b[2J.jsonl"), exports.transactions(5, threads=2)
+    )
+    missing = tmp_path / os.fsdecode(b"m\xff\x1b[2J.jsonl")
+    for command, given, status in (
+        ("plan", (export,), 0),
+        ("run", (export,), 0),
+        ("verify", (export,), 0),
+        ("status", (), 0),
+        ("advance", ("--from", "legacy"), 0),
+        ("rollback", (), 0),
+        ("plan", (missing,), 2),
+    ):
+        done = subprocess.run(
+            (*chat, "migrate", command, *given, "--data-dir", data, *options),
+            env={"PATH": "", "LC_ALL": "C.UTF-8"},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == status, (command, done.stderr)
+        text = (done.stdout + done.stderr).decode()
+        assert "\x1b" not in text
+        assert "Traceback" not in text
+        if options:
+            json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("command", ["plan", "run", "verify", "status", "advance", "rollback"])
+def test_every_command_takes_the_same_options_and_says_what_it_does(command: str) -> None:
+    shown = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["migrate", command, "--help"]).stdout
+    for option in ("--data-dir", "--ledger", "--json"):
+        assert option in shown
+    takes_exports = command in ("plan", "run", "verify")
+    assert ("Exports of earlier chats" in shown) == takes_exports
+    assert ("--from" in shown) == (command in ("advance", "rollback"))

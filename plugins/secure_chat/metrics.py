@@ -126,9 +126,11 @@ class Metrics:
             registry=self.registry,
         )
 
-    def legacy_call(self, route: str, wallet: str) -> None:
-        """One of the legacy routes was called."""
+    def legacy_call(self, route: str, wallet: str | None) -> None:
+        """One of the legacy routes was called; by whom is not asked any more when it is retired."""
         self._legacy_calls.labels(route).inc()
+        if wallet is None:
+            return
         callers = self._callers.setdefault(route, set())
         if len(callers) < MAX_CALLERS:
             callers.add(wallet)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from plugins.secure_chat.core.envelope import MAX_CIPHERTEXT
@@ -48,6 +48,15 @@ class Settings(BaseSettings):
     legacy_sunset: AwareDatetime = Field(
         default=datetime(2027, 5, 31, tzinfo=UTC), description="When it ends, told to its callers"
     )
+
+    @field_validator("legacy_sunset")
+    @classmethod
+    def _is_not_before_the_deprecation(cls, sunset: datetime, info: ValidationInfo) -> datetime:
+        deprecated = info.data.get("legacy_deprecated")
+        if deprecated is not None and sunset < deprecated:
+            raise ValueError("a contract cannot end before it is deprecated (RFC 9745)")
+        return sunset
+
     accept_ledger_at: int | None = Field(
         default=None, ge=0, description="Records of a ledger that lost some: go on with it"
     )

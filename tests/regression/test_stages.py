@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
+from collections import Counter
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pluggy
 import pytest
 from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
 from fastapi.testclient import TestClient
+from jsonschema import Draft202012Validator
+from pydantic import ValidationError
 from websockets.exceptions import InvalidStatus
 
 from plugins.secure_chat.audit import audit_ledger
@@ -21,9 +25,11 @@ from plugins.secure_chat.core.stage import Stage
 from plugins.secure_chat.ledger.journal import Journal
 from plugins.secure_chat.mailbox.store import Mailbox
 from plugins.secure_chat.settings import Settings
+from plugins.secure_chat.transport.asyncapi import openapi
 from tests.plugin.chat_server import (
     ALICE,
     BOB,
+    CAROL,
     PLUGIN,
     SECRET,
     ChatServer,
@@ -189,6 +195,74 @@ def test_callers_are_told_of_the_end_in_every_answer(tmp_path: Path, stage: Stag
             assert answer.headers["sunset"] == "Fri, 01 Jan 2027 00:00:00 GMT"
             assert parsedate_to_datetime(answer.headers["sunset"]).timestamp() == 1798761600
             assert answer.headers["link"] == '</v1/chat/threads>; rel="successor-version"'
+
+
+def test_a_contract_cannot_end_before_it_is_deprecated() -> None:
+    """RFC 9745, section 4."""
+    dates = {"legacy_deprecated": "2027-01-01T00:00:00Z", "legacy_sunset": "2026-12-31T23:59:59Z"}
+    with pytest.raises(ValidationError, match="RFC 9745"):
+        Settings.model_validate(dates)
+    Settings.model_validate({**dates, "legacy_sunset": "2027-01-01T01:00:00+01:00"})
+
+
+ROUTES = (
+    ("POST", "/threads"),
+    ("GET", "/threads"),
+    ("GET", "/threads/{thread_id}"),
+    ("POST", "/messages"),
+    ("GET", "/threads/{thread_id}/messages"),
+    ("PUT", "/threads/{thread_id}/status"),
+)
+
+
+@pytest.mark.parametrize("stage", [*TAKEN_OVER, Stage.RETIRED])
+def test_every_route_counts_its_calls_and_has_its_headers(tmp_path: Path, stage: Stage) -> None:
+    with at_stage(tmp_path, stage) as (server, legacy):
+        for times, (method, path) in enumerate(ROUTES, start=1):
+            for _ in range(times):
+                answer = legacy.ask(ALICE, method, path.format(thread_id="x"), {}, status="ACTIVE")
+                assert answer.headers.get_list("deprecation") == ["@1795478400"]
+                assert answer.headers.get_list("sunset") == ["Mon, 31 May 2027 00:00:00 GMT"]
+                assert len(answer.headers.get_list("link")) == 1
+        for times, (method, path) in enumerate(ROUTES, start=1):
+            label = f'{{route="{method} {path}"}}'
+            assert metric(server, f"secure_chat_legacy_calls_total{label}") == times
+            callers = metric(server, f"secure_chat_legacy_callers{label}")
+            assert callers == (0 if stage is Stage.RETIRED else 1)
+
+
+def test_the_published_document_has_every_answer_of_the_contract(tmp_path: Path) -> None:
+    document = openapi()
+
+    def published(answer: httpx.Response, method: str, path: str) -> httpx.Response:
+        operation = document["paths"][f"/secure-chat{path}"][method.lower()]
+        assert operation["deprecated"] is True
+        content = operation["responses"][str(answer.status_code)]["content"]
+        schema = content[answer.headers["content-type"]]["schema"]
+        schema = {**schema, "components": document["components"]}
+        Draft202012Validator(schema).validate(answer.json())
+        return answer
+
+    seen = Counter[int]()
+    with at_stage(tmp_path, Stage.V2) as (_, legacy):
+        thread = legacy.create(ALICE, BOB)["thread_id"]
+        for wallet in (ALICE, CAROL, None):
+            for place in (thread, "x"):
+                for method, path in ROUTES:
+                    message = {"thread_id": place, "content_hash": "a" * 64, "content_size": 1}
+                    bodies: list[Any] = [{"participants": [BOB]}, message, {}, []]
+                    for body in bodies:
+                        url = path.format(thread_id=place)
+                        given = body if method == "POST" else None
+                        status = "ACTIVE" if method == "PUT" else None
+                        answer = legacy.ask(wallet, method, url, given, status=status)
+                        seen[published(answer, method, path).status_code] += 1
+    assert set(seen) == {200, 201, 401, 403, 404, 422}
+    move_stage(tmp_path, Stage.V2, Stage.RETIRED)
+    with at_stage(tmp_path) as (_, legacy):
+        for method, path in ROUTES:
+            answer = legacy.ask(ALICE, method, path.format(thread_id=thread), {})
+            assert published(answer, method, path).status_code == 410
 
 
 def test_callers_are_counted_by_route(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import Engine
@@ -83,11 +82,7 @@ class _Asked:
 
     @cached_property
     def settings(self) -> Settings:
-        try:
-            return Settings()
-        except ValidationError as error:
-            names = ", ".join(f"SECURE_CHAT_{one['loc'][0]}".upper() for one in error.errors())
-            raise ConfigurationError(f"not valid: {names}") from None
+        return Settings.of_environment()
 
     def engine(self) -> Engine:
         return database(self.settings.database_url, self.data_dir)

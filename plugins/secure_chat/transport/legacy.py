@@ -197,7 +197,11 @@ def _legacy_route(chat_of: Callable[[], Chat]) -> type[APIRoute]:
                         _compare, chat, request, response, answered
                     )
                     return response
-                response = _gone() if chat.stage is Stage.RETIRED else await answered(request)
+                if chat.stage is Stage.RETIRED:
+                    chat.service.metrics.legacy_call(_name_of(request.scope), None)
+                    response = _gone()
+                else:
+                    response = await answered(request)
                 for name, value in end_of_contract(chat.settings):
                     response.headers.append(name, value)
                 return response

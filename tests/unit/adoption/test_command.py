@@ -159,7 +159,8 @@ def test_the_setting_says_where_a_ledger_is_that_was_never_moved(data: Path, sou
 def test_a_setting_that_is_not_valid_is_named_and_not_shown(data: Path) -> None:
     done = migrate(data, "status", SECURE_CHAT_STAGE="s3cret")
     assert done.exit_code == 2
-    assert done.stderr == "secure-chat migrate: not valid: SECURE_CHAT_STAGE\n"
+    assert done.stderr.startswith("secure-chat migrate: SECURE_CHAT_STAGE: ")
+    assert "s3cret" not in done.stderr
 
 
 def test_a_dry_run_says_that_nothing_is_taken_and_where_the_ledger_is(

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from plugins.secure_chat.crypto import labels, primitives
+from plugins.secure_chat.crypto.codec import VERSION, b8, b32, u8, u32, u64
 from plugins.secure_chat.crypto.errors import StateRolledBack, StateUnreadable, StorageError
 from plugins.secure_chat.crypto.file_storage import FileStorage, FileWitness, Slots
 from plugins.secure_chat.crypto.messenger import Messenger
+from plugins.secure_chat.crypto.primitives import labelled
 from plugins.secure_chat.crypto.store import MAX_RECORD, SessionStore
 from tests.unit.crypto.people import KEY, Storage, Witness, connect, pair
 
@@ -72,6 +75,19 @@ def test_the_blob_shows_nothing_and_no_byte_of_it_may_change() -> None:
     storage.blob = blob
     with pytest.raises(StateUnreadable):
         SessionStore(storage, witness, bytes(32), os.urandom)
+
+
+@pytest.mark.parametrize("label", [labels.STATE, labels.MESSAGE, None])
+def test_what_the_same_key_sealed_for_another_use_is_no_state(label: bytes | None) -> None:
+    storage, witness, nonce = Storage(), Witness(), bytes(12)
+    records = u64(1) + u32(1) + b8(b"a") + b32(b"1")
+    header = labelled(label, u8(VERSION)) if label is not None else b""
+    storage.blob = u8(VERSION) + nonce + primitives.seal(KEY, nonce, records, header)
+    if label == labels.STATE:
+        assert opened(storage, witness).get(b"a") == b"1"
+    else:
+        with pytest.raises(StateUnreadable):
+            opened(storage, witness)
 
 
 def test_no_two_blobs_share_a_nonce() -> None:

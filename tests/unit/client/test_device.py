@@ -34,6 +34,7 @@ from plugins.secure_chat.crypto.errors import (
     StateUnreadable,
     StorageError,
 )
+from plugins.secure_chat.crypto.file_storage import Slots
 from plugins.secure_chat.crypto.frame import Frame
 from plugins.secure_chat.crypto.messenger import Message
 from plugins.secure_chat.crypto.prekeys import Bundle
@@ -485,6 +486,12 @@ def test_no_two_writes_of_a_state_and_its_restored_twin_share_a_key_and_nonce(
     parsed = [arrived(a, frame, 1).frame for frame in frames]
     assert parsed[0].nonce != parsed[1].nonce
     assert parsed[0].ciphertext != parsed[1].ciphertext
+    nonces = set()
+    for name in ("a", "twin"):  # of the states themselves: version, nonce, and what is sealed
+        slots = Slots(tmp_path / name / "state")
+        nonces.add((slots.read() or b"")[1:13])
+        slots.close()
+    assert len(nonces) == 2
     twin.close()
 
 

@@ -45,6 +45,11 @@ export class ShownConversations {
     return this.#shown.get(peer)?.view ?? EMPTY;
   }
 
+  /** The peers of those that have been read. */
+  loaded(): readonly string[] {
+    return [...this.#shown].flatMap(([peer, { view }]) => (view.loaded ? [peer] : []));
+  }
+
   /** Nothing happens to a conversation that nobody shows. */
   change(peer: string, { entries, removed = [], ...state }: ViewChange): void {
     const shown = this.#shown.get(peer);

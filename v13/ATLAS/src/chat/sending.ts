@@ -72,7 +72,11 @@ export class Sending {
   /** Send the first message of each recipient of which none is under way. */
   async pump(): Promise<void> {
     if (!this.#ours) return;
-    for (const frame of await this.#options.outbox()) {
+    const turn = this.#turn;
+    const waiting = await this.#options.outbox();
+    // The connection may have fallen meanwhile, and another tab may be sending.
+    if (turn !== this.#turn) return;
+    for (const frame of waiting) {
       const { recipient, seq } = frame;
       if (this.#underWay.has(recipient) || !this.#options.send(frame.toWire())) continue;
       this.#wait(recipient, seq, UNANSWERED, this.#options.onSilence);

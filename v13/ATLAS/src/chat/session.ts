@@ -105,6 +105,9 @@ class Change {
   }
 }
 
+/** Ends a transaction: another tab, or a second click, has sealed it anew, or the ledger has it. */
+class NotThere extends Error {}
+
 export class ChatSession {
   readonly messenger: Messenger;
   readonly #directory: Directory;
@@ -243,8 +246,8 @@ export class ChatSession {
       await this.contact(peer);
     } catch (error) {
       // What a directory says that is not sound, or does not say, shows when something is sent.
-      if (error instanceof CryptoError && FATAL.has(error.code)) this.#show({ problem: error.code });
-      else if (!(error instanceof CryptoError || error instanceof DirectoryError)) throw error;
+      if (this.#isTold(error)) return;
+      if (!(error instanceof CryptoError || error instanceof DirectoryError)) throw error;
     }
   }
 
@@ -348,10 +351,9 @@ export class ChatSession {
 
   #enqueue(work: () => Promise<void>): void {
     this.#queue = this.#queue.then(work).catch((error: unknown) => {
-      if (error instanceof CryptoError && FATAL.has(error.code)) {
+      if (this.#isTold(error)) {
         // Nothing is passed over: what could not be kept comes again when it can be.
         this.#stalled = true;
-        this.#show({ problem: error.code });
         return;
       }
       // The directory is away, or a defect of ours: nothing was taken, and RESUME brings it again.
@@ -359,6 +361,13 @@ export class ChatSession {
       this.#connection.restart();
       if (!(error instanceof DirectoryError)) reportError(error);
     });
+  }
+
+  /** Whether nothing more can be opened or kept; then the whole page says so. */
+  #isTold(error: unknown): boolean {
+    if (!(error instanceof CryptoError) || !FATAL.has(error.code)) return false;
+    this.#show({ problem: error.code });
+    return true;
   }
 
   async #take(frame: ServerFrame): Promise<void> {
@@ -405,7 +414,11 @@ export class ChatSession {
     const { problem } = this.#view;
     this.#stalled = problem !== null && problem !== "storage";
     if (this.#stalled) return;
-    if (problem !== null) this.#show({ problem: null });
+    if (problem !== null) {
+      this.#show({ problem: null });
+      // What was kept though the storage failed is shown now.
+      for (const peer of this.#conversations.loaded()) await this.#read(peer);
+    }
     this.#early = [];
     this.#resumingTo = head;
     // A cursor beyond the ledger's end was moved by a lie: ask for everything, take nothing twice.
@@ -626,14 +639,23 @@ export class ChatSession {
   /** Seal `text`, in the place of `instead` when there is one, with one commit; then it is sent. */
   async #seal(peer: string, text: string, instead: ChatEntry | null): Promise<void> {
     const change = new Change();
-    await this.#client(peer).encrypt(text, async (frame, stored) => {
-      const before = instead === null ? [] : [gone(waitingName(peer, instead.seq))];
-      if (text === "") return before;
-      const entry = outgoing(frame, text);
-      change.entries.push(entry);
-      const line = await change.sum(peer, stored, (summary) => withEntry(summary, entry));
-      return [...before, kept(waitingName(peer, frame.seq), entry), line];
-    });
+    try {
+      await this.#client(peer).encrypt(text, async (frame, stored) => {
+        const before = instead === null ? null : waitingName(peer, instead.seq);
+        if (before !== null && (await stored(before)) === null) throw new NotThere();
+        const removed = before === null ? [] : [gone(before)];
+        if (text === "") return removed;
+        const entry = outgoing(frame, text);
+        change.entries.push(entry);
+        const line = await change.sum(peer, stored, (summary) => withEntry(summary, entry));
+        return [...removed, kept(waitingName(peer, frame.seq), entry), line];
+      });
+    } catch (error) {
+      if (error instanceof NotThere) return;
+      // It may have been kept all the same: to write it again here would be to write it twice.
+      this.#isTold(error);
+      throw error;
+    }
     if (instead !== null) change.removed.push(instead.id);
     this.#changed(peer, change);
     this.#enqueue(() => this.#sending.pump());
@@ -641,9 +663,11 @@ export class ChatSession {
 
   /** What waits and is in no outbox: its frame went with the keys of an old copy. */
   async #sealAnew(): Promise<void> {
+    // In this order: what is sealed between the two readings is in both or in the second.
+    const waiting = await this.messenger.kept(WAITING);
     const outbox = await this.messenger.outbox();
     const sealed = new Set(outbox.map((one) => waitingName(one.recipient, one.seq)));
-    for (const { name, value } of await this.messenger.kept(WAITING)) {
+    for (const { name, value } of waiting) {
       const entry = read<ChatEntry>(value);
       if (entry.state !== "sending" || sealed.has(name)) continue;
       const [, peer = ""] = name.split("/");

@@ -1,5 +1,5 @@
 /**
- * The chat of one wallet against a server that is played by hand: what comes in what order, what makes
+ * A session against a server that is played by hand: what comes in what order, what makes
  * no sense, and what lies. Encryption, storage format, locks and tabs are the real ones.
  */
 import { afterEach, beforeAll, beforeEach, expect, test } from "vitest";

@@ -84,16 +84,20 @@ async def test_f9_hundreds_of_reconnects_at_once_lose_nothing(tmp_path: Path) ->
             for seq in (1, 2):
                 await to_all(seq)
                 await acknowledged()
-            start = asyncio.Event()
+            start, all_back = asyncio.Event(), asyncio.Event()
+            back: list[str] = []
 
             async def come_back(wallet: str) -> list[int]:
-                """RESUME, then live frames until the third message is here."""
+                """RESUME, then live frames until the third and the fourth message are here."""
                 await start.wait()
                 async with server.socket(wallet) as connection:
                     replayed, resumed = await resume(connection)
                     assert resumed["complete"]
+                    back.append(wallet)
+                    if len(back) == RECONNECTS:
+                        all_back.set()
                     seen = [m["seq"] for m in replayed]
-                    while 3 not in seen:
+                    while not {3, 4} <= set(seen):
                         frame = await receive(connection)
                         assert frame["type"] == "CHAT_MESSAGE"
                         seen.append(frame["seq"])
@@ -102,7 +106,11 @@ async def test_f9_hundreds_of_reconnects_at_once_lose_nothing(tmp_path: Path) ->
             coming = [asyncio.create_task(come_back(wallet)) for wallet in wallets]
             start.set()
             await asyncio.gather(to_all(3), acknowledged())  # while they connect and resume
+            async with asyncio.timeout(PATIENCE):
+                await all_back.wait()
+            await asyncio.gather(to_all(4), acknowledged())  # only live delivery brings it
             seen = await asyncio.gather(*coming)
     # A live copy may come before the replay that has it too; nothing else may be there.
     for wallet_saw in seen:
-        assert sorted(set(wallet_saw)) == [1, 2, 3]
+        assert sorted(set(wallet_saw)) == [1, 2, 3, 4]
+        assert wallet_saw.count(4) == 1

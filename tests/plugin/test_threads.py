@@ -318,11 +318,16 @@ def test_a_bad_key_is_refused_and_nothing_logged(server: ChatServer, key: str) -
 
 
 def test_a_thread_has_up_to_100_participants(server: ChatServer) -> None:
-    names = [f"wallet_{n}" for n in range(MAX_PARTICIPANTS + 1)]
-    for members in ([], names, [BOB, "not a name"], ["thread_" + "0" * 32]):
+    """100 named at once, and the creator besides, as the legacy contract has it."""
+    names = [f"wallet_{n}" for n in range(101)]
+    assert MAX_PARTICIPANTS == 100
+    for members in ([], names, [ALICE, *names[:100]], [BOB, "no name"], ["thread_" + "0" * 32]):
         refused = ask(server, ALICE, "POST", body={"members": members})
         assert (refused.status_code, refused.json()["field"]) == (422, "members")
+    among = ask(server, names[7], "POST", body={"members": names[:100]})
+    assert among.json()["members"] == names[:100]
     thread = create(server, *names[:-1])
+    assert ask(server, ALICE, path=f"/{thread}").json()["members"] == [*names[:-1], ALICE]
     full = ask(server, ALICE, "POST", f"/{thread}/members", {"members": names[-1:]})
     assert (full.status_code, full.json()["field"]) == (422, "members")
     assert ask(server, ALICE, "DELETE", f"/{thread}/members/{names[0]}").is_success

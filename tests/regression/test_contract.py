@@ -97,8 +97,9 @@ def test_metadata_and_title_may_be_left_out(legacy: LegacyClient) -> None:
 
 def test_a_hundred_participants_are_the_most(legacy: LegacyClient) -> None:
     names = [f"wallet_{n}" for n in range(101)]
-    assert len(legacy.create(ALICE, *names[:100])["participants"]) == 101
-    for participants in ([], names):
+    assert legacy.create(ALICE, *names[:100])["participants"] == [*names[:100], ALICE]
+    assert legacy.create(names[7], *names[:100])["participants"] == names[:100]
+    for participants in ([], names, [ALICE, *names[:100]]):
         refused = legacy.ask(ALICE, "POST", "/threads", {"participants": participants})
         assert refused.status_code == 422
         detail_of(refused)

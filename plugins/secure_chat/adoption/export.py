@@ -69,13 +69,13 @@ class Export:
                     digest.update(block)
                     read += len(block)
         except OSError as error:
-            raise ExportUnusable(f"{_name(path)} cannot be read: {error.strerror}") from None
+            raise ExportUnusable(f"{name_of(path)} cannot be read: {error.strerror}") from None
         return cls(path, digest.hexdigest(), read)
 
     @property
     def name(self) -> str:
         """The file's name for people and databases, also where it is not UTF-8."""
-        return _name(self.path)
+        return name_of(self.path)
 
     def check(self) -> None:
         """Read a document to its end once, so that a broken one is refused before it is begun.
@@ -100,7 +100,8 @@ class Export:
                 yield from _document(file, self.name)
 
 
-def _name(path: Path) -> str:
+def name_of(path: Path) -> str:
+    """A file's name for people and databases, also where it is not UTF-8."""
     return os.fsencode(path.name).decode(errors="replace")
 
 

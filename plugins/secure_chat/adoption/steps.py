@@ -10,13 +10,15 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from sqlalchemy import Engine, inspect
 
 from plugins.secure_chat.adoption.comparison import Comparison
-from plugins.secure_chat.adoption.export import Export
+from plugins.secure_chat.adoption.export import Element, Export, name_of
+from plugins.secure_chat.adoption.records import Left, Refused, meaning
 from plugins.secure_chat.adoption.store import AdoptionStore, Phase, Refusal, Rehearsal
 from plugins.secure_chat.adoption.transfer import BATCH, Transfer
 from plugins.secure_chat.audit import Report, audit_ledger
@@ -199,6 +201,11 @@ def verify(
             outcome.mismatches.extend(f"{name}: {sentence}" for sentence in comparison.mismatches)
             if comparison.unnamed:
                 outcome.mismatches.append(f"{name}: {comparison.unnamed} more mismatches")
+        for path in paths:
+            if untaken := _untaken(path, migrations):
+                outcome.mismatches.append(
+                    f"{name_of(path)}: {untaken} of its records were not taken over: run again"
+                )
         done = [source.counts for source in migrations.sources.values() if source.counts]
         refused = sum(counts.refused for counts in done)
         if refused and not accept_refused:
@@ -343,6 +350,24 @@ def _find(digest: str, size: int, paths: Sequence[Path]) -> Export | None:
         if export.digest == digest:
             return export
     return None
+
+
+def _untaken(path: Path, migrations: Migrations) -> int:
+    """Records of a file that no finished export has, but for what the chat wrote itself."""
+    export, known = Export.at(path), 0
+    for digest, source in migrations.sources.items():
+        if source.counts is not None and Export.at(path, source.size).digest == digest:
+            known = max(known, source.counts.records)
+            if digest == export.digest:
+                return 0
+    return sum(not _is_mirrored(element) for element in islice(export.elements(), known, None))
+
+
+def _is_mirrored(element: Element) -> bool:
+    try:
+        return element.defect is None and meaning(element.value) is Left.MIRRORED
+    except Refused:
+        return False
 
 
 # -- the database ----------------------------------------------------------------------------------

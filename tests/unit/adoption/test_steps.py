@@ -213,6 +213,28 @@ def test_a_grown_export_brings_only_what_is_new(place: Place) -> None:
     assert place.verify(export).verified
 
 
+def test_an_export_that_has_grown_since_is_not_verified(place: Place) -> None:
+    """The host goes on writing at ``shadow``; what the chat wrote itself is known."""
+    export = place.export("transactions.jsonl", list(exports.transactions(5, threads=2)))
+    place.run(export)
+    mirrored = {**exports.route_message(6, 1), "ledger_position": 9}
+    with export.open("a") as file:
+        file.write(json.dumps(mirrored) + "\n")
+    assert place.verify(export).verified
+    with export.open("a") as file:
+        file.write(json.dumps(exports.route_message(7, 1)) + "\n" + "17\n")
+    outcome = place.verify(export)
+    assert outcome.mismatches == [
+        "transactions.jsonl: 2 of its records were not taken over: run again"
+    ]
+    place.run(export)
+    assert place.verify(export, accept_refused=True).verified
+    other = place.export("other.jsonl", [exports.conversation(1)])
+    assert place.verify(export, other, accept_refused=True).mismatches == [
+        "other.jsonl: 1 of its records were not taken over: run again"
+    ]
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3, 1000])
 def test_the_size_of_a_batch_does_not_matter(place: Place, batch: int) -> None:
     export = place.export("all.jsonl", everything())

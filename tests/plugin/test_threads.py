@@ -327,7 +327,7 @@ def test_a_thread_has_up_to_100_participants(server: ChatServer) -> None:
     among = ask(server, names[7], "POST", body={"members": names[:100]})
     assert among.json()["members"] == names[:100]
     thread = create(server, *names[:-1])
-    assert ask(server, ALICE, path=f"/{thread}").json()["members"] == [*names[:-1], ALICE]
+    assert ask(server, ALICE, "GET", f"/{thread}").json()["members"] == [*names[:-1], ALICE]
     full = ask(server, ALICE, "POST", f"/{thread}/members", {"members": names[-1:]})
     assert (full.status_code, full.json()["field"]) == (422, "members")
     assert ask(server, ALICE, "DELETE", f"/{thread}/members/{names[0]}").is_success

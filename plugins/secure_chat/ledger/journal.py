@@ -83,11 +83,17 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def _random_id() -> str:
-    """A UUID of version 4 (RFC 9562 section 5.4), as ``uuid`` gives in four times as long."""
-    digits = os.urandom(16).hex()
-    variant = _VARIANT[digits[16]]
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+def _random_ids(count: int) -> list[str]:
+    """UUIDs of version 4 (RFC 9562 section 5.4), as ``uuid`` gives in four times as long.
+
+    All from one call for randomness: at each, the interpreter goes to another thread.
+    """
+    digits = os.urandom(16 * count).hex()
+    return [
+        f"{digits[at : at + 8]}-{digits[at + 8 : at + 12]}-4{digits[at + 13 : at + 16]}-"
+        f"{_VARIANT[digits[at + 16]]}{digits[at + 17 : at + 20]}-{digits[at + 20 : at + 32]}"
+        for at in range(0, 32 * count, 32)
+    ]
 
 
 class Journal:
@@ -101,7 +107,7 @@ class Journal:
         verified: Checkpoint = START,
         replay: Callable[[Record, int], None] | None = None,
         clock: Callable[[], datetime] = _utc_now,
-        new_id: Callable[[], str] = _random_id,
+        new_ids: Callable[[int], list[str]] = _random_ids,
         open_file: Callable[[Path], AppendFile] = AppendFile,
         lock: WriterLock | None = None,
     ) -> Journal:
@@ -122,7 +128,7 @@ class Journal:
             if not _bears_out(file, verified):
                 verified = START
             dialect, checkpoint = _recover(file, verified, replay)
-            return cls(file, until_opened.pop_all(), dialect, checkpoint, clock, new_id)
+            return cls(file, until_opened.pop_all(), dialect, checkpoint, clock, new_ids)
 
     def __init__(
         self,
@@ -131,13 +137,13 @@ class Journal:
         dialect: Dialect,
         checkpoint: Checkpoint,
         clock: Callable[[], datetime],
-        new_id: Callable[[], str],
+        new_ids: Callable[[int], list[str]],
     ) -> None:
         self._file = file
         self._held = held  # file and lock, to be let go together
         self._dialect = dialect
         self._clock = clock
-        self._new_id = new_id
+        self._new_ids = new_ids
         self._durable = checkpoint
         self._head = checkpoint.head  # of all that is staged
         self._waiting: list[_Group] = []
@@ -186,11 +192,10 @@ class Journal:
                 raise LedgerUnavailable("the ledger is closing")
             written_at = timestamp(self._dialect.family, self._clock())
             position, prev_hash = self._head.position, self._head.event_hash
-            for draft in drafts:
+            new_ids = self._new_ids(len(drafts))
+            for draft, event_id in zip(drafts, new_ids, strict=True):
                 position += 1
-                line, record = encode_at(
-                    self._dialect, draft, written_at, prev_hash, self._new_id()
-                )
+                line, record = encode_at(self._dialect, draft, written_at, prev_hash, event_id)
                 prev_hash = record.event_hash
                 lines.append(line)
                 receipts.append(Receipt(position, record.event_id, prev_hash, record.timestamp))

@@ -85,8 +85,9 @@ def _write_ledger(ledger: Path, count: int) -> None:
             seq, stream = divmod(number, STREAMS)
             wallet = f"wallet_{stream}"
             event = MessageEvent(wallet, "0", "wallet_x", digest, nonce, seq + 1, number, 256)
-            line, record = encode_at(V1, event.draft(""), written_at, prev_hash, f"{number:032x}")
-            prev_hash = record.event_hash
+            line, _, prev_hash = encode_at(
+                V1, event.draft(""), written_at, prev_hash, f"{number:032x}"
+            )
             file.write(line)
 
 

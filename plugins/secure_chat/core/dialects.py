@@ -36,6 +36,7 @@ from typing import Any, Final
 import msgspec
 import orjson
 
+from plugins.secure_chat.core.flat_json import flat_text, is_ordinary, is_plain
 from plugins.secure_chat.core.nesting import too_deep
 from plugins.secure_chat.core.records import EventDraft, Record
 
@@ -54,6 +55,7 @@ _V1_KEYS: Final = (
     "signature",
 )
 _V1_HASHED: Final = frozenset(_V1_KEYS) - {"hash"}
+_V1_QUOTES: Final = 30  # of what is hashed, those of the metadata left out
 _V2_KEYS: Final = (
     "wallet",
     "event_type",
@@ -139,13 +141,19 @@ def encode(
     metadata. The caller sets the position. Raises ValueError when the dialect cannot hold the
     draft: a line that ``parse`` would not bear out is never given.
     """
-    return encode_at(dialect, draft, timestamp(dialect.family, moment), prev_hash, event_id)
+    written_at = timestamp(dialect.family, moment)
+    line, _, _ = encode_at(dialect, draft, written_at, prev_hash, event_id)
+    return line, read(line[:-1], 0)
 
 
 def encode_at(
     dialect: Dialect, draft: EventDraft, written_at: str, prev_hash: str, event_id: str
-) -> tuple[bytes, Record]:
-    """``encode`` with the moment as ``timestamp`` wrote it: a group of records shares one."""
+) -> tuple[bytes, str, str]:
+    """The line, and the record's id and hash.
+
+    ``encode`` with the moment as ``timestamp`` wrote it: a group of records shares one.
+    ``prev_hash`` must be a record's hash.
+    """
     try:
         if dialect.family is Family.V1:
             return _encode_v1(draft, written_at, prev_hash, event_id)
@@ -156,7 +164,7 @@ def encode_at(
 
 def _encode_v1(
     draft: EventDraft, written_at: str, prev_hash: str, event_id: str
-) -> tuple[bytes, Record]:
+) -> tuple[bytes, str, str]:
     fields = _V1Fields(
         id=event_id,
         wallet=draft.wallet,
@@ -171,18 +179,18 @@ def _encode_v1(
     )
     plain = _plain_v1(fields) if _has_plain_types(draft) else None
     if plain is not None:
-        fields.hash, line = plain
+        digest, line = plain
     else:
         exact = {key: getattr(fields, key) for key in _V1_KEYS}
-        fields.hash = exact["hash"] = _v1_hash(exact)
+        digest = exact["hash"] = _v1_hash(exact)
         line = json.dumps(exact).encode("ascii")
         _must_read_back(line)
-    return line + b"\n", _v1_record(fields, 0)
+    return line + b"\n", event_id, digest
 
 
 def _encode_v2(
     dialect: Dialect, draft: EventDraft, written_at: str, prev_hash: str
-) -> tuple[bytes, Record]:
+) -> tuple[bytes, str, str]:
     metadata = draft.metadata
     if draft.signature:
         if metadata.get("signature", draft.signature) != draft.signature:
@@ -204,14 +212,14 @@ def _encode_v2(
         "hash": "",
         "previous_hash": prev_hash,
     }
-    fields["hash"] = _v2_hash(fields, value)
+    digest = fields["hash"] = _v2_hash(fields, value)
     line: bytes | None = None
     if not dialect.spaced and _has_plain_types(draft):
         line = _plain_v2(fields)
     if line is None:
         line = _spaced(fields) if dialect.spaced else _compact(fields, _pydantic_float)
         _must_read_back(line)
-    return line + b"\n", _v2_record(fields, 0)
+    return line + b"\n", digest, digest
 
 
 def _must_read_back(line: bytes) -> None:
@@ -234,7 +242,7 @@ def parse(line: bytes, position: int) -> Line:
             fields = _V1_READER.decode(line)
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             return _parse_exact(line, position)
-        plain = _plain_v1(fields)
+        plain = _plain_v1(fields) if _is_hash(fields.prev_hash) else None
         if plain is not None and plain[1] == line and plain[0] == fields.hash:
             return Line(_v1_record(fields, position), V1, True, True)
     return _parse_exact(line, position)
@@ -455,33 +463,25 @@ def _has_plain_types(draft: EventDraft) -> bool:
 
 def _plain_v1(fields: _V1Fields) -> tuple[str, bytes] | None:
     """The hash and the line of a record whose bytes can be foreseen, else None."""
-    metadata = _plain_metadata(fields.metadata)
-    if metadata is None or not _is_hash(fields.prev_hash):
+    metadata = flat_text(fields.metadata)
+    if metadata is None:
         return None
     try:
-        hashed = orjson.dumps(
-            {
-                "epoch": fields.epoch,
-                "event_type": fields.event_type,
-                "id": fields.id,
-                "metadata": fields.metadata,
-                "prev_hash": fields.prev_hash,
-                "signature": fields.signature,
-                "timestamp": fields.timestamp,
-                "value": fields.value,
-                "wallet": fields.wallet,
-            },
-            option=orjson.OPT_SORT_KEYS,
-        )
-    except orjson.JSONEncodeError:
+        hashed = (
+            f'{{"epoch":{fields.epoch},"event_type":"{fields.event_type}","id":"{fields.id}",'
+            f'"metadata":{metadata.compact},"prev_hash":"{fields.prev_hash}",'
+            f'"signature":"{fields.signature}","timestamp":"{fields.timestamp}",'
+            f'"value":{fields.value},"wallet":"{fields.wallet}"}}'
+        ).encode("ascii")
+    except UnicodeEncodeError:
         return None
-    if not _needs_no_escape(hashed):
+    if not is_plain(hashed, _V1_QUOTES + metadata.quotes):
         return None
     digest = hashlib.sha3_512(hashed).hexdigest()
     line = (
         f'{{"id": "{fields.id}", "wallet": "{fields.wallet}", "epoch": {fields.epoch}, '
-        f'"event_type": "{fields.event_type}", "value": {fields.value}, "metadata": {metadata}, '
-        f'"hash": "{digest}", "prev_hash": "{fields.prev_hash}", '
+        f'"event_type": "{fields.event_type}", "value": {fields.value}, '
+        f'"metadata": {metadata.spaced}, "hash": "{digest}", "prev_hash": "{fields.prev_hash}", '
         f'"timestamp": "{fields.timestamp}", "signature": "{fields.signature}"}}'
     )
     return digest, line.encode("ascii")
@@ -489,46 +489,11 @@ def _plain_v1(fields: _V1Fields) -> tuple[str, bytes] | None:
 
 def _plain_v2(fields: Mapping[str, Any]) -> bytes | None:
     """The compact line of a record whose bytes can be foreseen, else None."""
-    value = fields["value"]
-    if _plain_metadata(fields["metadata"]) is None or not (
-        isinstance(value, str) or _is_ordinary(value)
-    ):
+    value, metadata = fields["value"], flat_text(fields["metadata"])
+    if metadata is None or not (isinstance(value, str) or is_ordinary(value)):
         return None
     try:
         line = orjson.dumps(fields)
     except orjson.JSONEncodeError:
         return None
-    return line if _needs_no_escape(line) else None
-
-
-def _needs_no_escape(text: bytes) -> bool:
-    """Whether JSON by orjson holds only what every writer leaves as it is."""
-    return b"\\" not in text and text.isascii() and b"\x7f" not in text
-
-
-def _plain_metadata(metadata: Mapping[str, Any]) -> str | None:
-    """Flat metadata in Python's spacing, right if nothing in it needs an escape; else None.
-
-    None, too, for what JSON writers spell differently: unusual floats, and types beyond JSON.
-    """
-    pairs: list[str] = []
-    for key, value in metadata.items():
-        kind = type(value)
-        if kind is str:
-            pairs.append(f'"{key}": "{value}"')
-        elif kind is int or (kind is float and _is_ordinary(value)):
-            pairs.append(f'"{key}": {value!r}')
-        elif kind is list and all(type(item) is str for item in value):
-            pairs.append(f'"{key}": {_plain_strings(value)}')
-        else:
-            return None
-    return "{" + ", ".join(pairs) + "}"
-
-
-def _plain_strings(values: list[str]) -> str:
-    return "[" + ", ".join([f'"{value}"' for value in values]) + "]"
-
-
-def _is_ordinary(value: float) -> bool:
-    """Whether every writer spells ``value`` alike: shortest digits and no exponent."""
-    return value == 0 or 1e-4 <= abs(value) < 1e16
+    return line if is_plain(line, line.count(b'"')) else None

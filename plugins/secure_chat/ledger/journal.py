@@ -193,12 +193,13 @@ class Journal:
             written_at = timestamp(self._dialect.family, self._clock())
             position, prev_hash = self._head.position, self._head.event_hash
             new_ids = self._new_ids(len(drafts))
-            for draft, event_id in zip(drafts, new_ids, strict=True):
+            for draft, new_id in zip(drafts, new_ids, strict=True):
                 position += 1
-                line, record = encode_at(self._dialect, draft, written_at, prev_hash, event_id)
-                prev_hash = record.event_hash
+                line, event_id, prev_hash = encode_at(
+                    self._dialect, draft, written_at, prev_hash, new_id
+                )
                 lines.append(line)
-                receipts.append(Receipt(position, record.event_id, prev_hash, record.timestamp))
+                receipts.append(Receipt(position, event_id, prev_hash, written_at))
             self._head = Head(position, prev_hash)
             self._waiting.append(_Group(b"".join(lines), self._head, durable))
             self._wake.notify()

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from plugins.secure_chat.service import Committed
+from plugins.secure_chat.core.records import EventDraft, Receipt
 
 log: Final = logging.getLogger(__name__)
 
@@ -18,18 +18,18 @@ class Announcer:
         """``hook``: the host's hooks. A host without this one is told nothing."""
         self._hook = hook
 
-    def __call__(self, events: Sequence[Committed]) -> None:
+    def __call__(self, drafts: Sequence[EventDraft], receipts: Sequence[Receipt]) -> None:
         for observer in self._observers():
-            for event in events:
+            for draft, receipt in zip(drafts, receipts, strict=True):
                 try:
                     observer(
-                        position=event.receipt.position,
-                        event_type=event.draft.event_type,
-                        wallet=event.draft.wallet,
-                        metadata=event.draft.metadata,
+                        position=receipt.position,
+                        event_type=draft.event_type,
+                        wallet=draft.wallet,
+                        metadata=draft.metadata,
                     )
                 except Exception:
-                    log.exception("hook.observer_failed position=%d", event.receipt.position)
+                    log.exception("hook.observer_failed position=%d", receipt.position)
 
     def _observers(self) -> Iterator[Callable[..., object]]:
         caller = getattr(self._hook, "atlas_event_committed", None)

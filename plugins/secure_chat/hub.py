@@ -86,6 +86,11 @@ class Outbox:
         self._let_go()
         self.wake()
 
+    @property
+    def queued(self) -> Sequence[bytes]:
+        """All that is queued, which ``take`` would give."""
+        return self._frames
+
     def take(self) -> list[bytes]:
         """All that is queued."""
         frames, self._frames = self._frames, []

@@ -30,7 +30,7 @@ from plugins.secure_chat.admission import Audience, SignatureCheck, Wallets
 from plugins.secure_chat.core.budget import Budgets
 from plugins.secure_chat.core.envelope import Envelope
 from plugins.secure_chat.core.frames import Ack, ack, delivered, receipt_notice
-from plugins.secure_chat.core.message_event import from_envelope
+from plugins.secure_chat.core.message_event import message_draft
 from plugins.secure_chat.core.records import EventDraft, Receipt
 from plugins.secure_chat.core.sequence import Duplicate, Logged, Stream, decide
 from plugins.secure_chat.errors import (
@@ -62,6 +62,7 @@ CHECKPOINT_EVERY: Final = 10_000  # records between two saved checkpoints: bound
 
 Outcome = Ack | Refusal | LedgerUnavailable
 Reply = Callable[[Outcome], None]
+Observer = Callable[[Sequence[EventDraft], Sequence[Receipt]], None]
 
 
 class _Unanswered:
@@ -124,13 +125,6 @@ class _NothingToLog(Refusal):
     code = Code.INTERNAL
 
 
-class Committed(msgspec.Struct, frozen=True, gc=False):
-    """An event of ours that is durable in the ledger."""
-
-    draft: EventDraft
-    receipt: Receipt
-
-
 @dataclass(slots=True)
 class _Group:
     """What was decided at once: fresh messages in order, with their gaps, and repeats of others."""
@@ -139,9 +133,19 @@ class _Group:
     echoes: list[tuple[_Item, int]] = field(default_factory=list)  # of the fresh one at an index
     repeats: list[tuple[_Item, Receipt, bool]] = field(default_factory=list)
     drafts: list[EventDraft] = field(default_factory=list)
+    last_seqs: dict[Stream, int] = field(default_factory=dict)  # after the fresh ones
     stored: list[Stored] = field(default_factory=list)  # once the receipts are known
     not_stored: LedgerUnavailable | None = None
     commit: asyncio.Task[list[Receipt]] | None = None  # None when nothing is fresh
+
+    _places: dict[tuple[Stream, int], int] = field(default_factory=dict)
+
+    def place(self, stream: Stream, seq: int) -> int | None:
+        """Where among the fresh ones the message at ``seq`` of ``stream`` is."""
+        for place in range(len(self._places), len(self.fresh)):  # made when first asked for
+            item = self.fresh[place][0]
+            self._places[item.stream, item.envelope.seq] = place
+        return self._places.get((stream, seq))
 
     def refuse(self, error: LedgerUnavailable) -> None:
         """Answer all that waits for this commit."""
@@ -172,15 +176,14 @@ class ChatService:
         self._monotonic = monotonic
         self._check = check
         self._audience = audience if audience is not None else Wallets()
-        self._observers: list[Callable[[Sequence[Committed]], None]] = []
+        self._observers: list[Observer] = []
         self._pool: list[_Item | _Event] = []
         self._unanswered = _Unanswered()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._last_seq: OrderedDict[Stream, int] = OrderedDict()  # of what is decided
-        # Decided and not settled: the message at (stream, seq), as its group and its index there.
-        self._undurable: dict[tuple[Stream, int], tuple[_Group, int]] = {}
+        self._undurable: list[_Group] = []  # given to the ledger and not settled
         self._unsettled: asyncio.Queue[_Group] = asyncio.Queue()
         self._under_way = 0  # groups that are not settled
         self._failures = 0  # of groups: what was decided before one is not decided on top of it
@@ -196,8 +199,8 @@ class ChatService:
         self._unstored_event: tuple[_Event, Receipt] | None = None  # the same, of another event
         self._orphaned = False  # it may hold rows that were refused by the ledger
 
-    def observe(self, observer: Callable[[Sequence[Committed]], None]) -> None:
-        """Have ``observer`` told of what is committed, every event once and in ledger order.
+    def observe(self, observer: Observer) -> None:
+        """Have ``observer`` told of events and their receipts, once and in ledger order.
 
         It is called on the event loop before anything of it is delivered; it must be quick, and
         what it raises is logged.
@@ -451,16 +454,11 @@ class ChatService:
         event.apply(receipt)
 
     def _tell_observers(self, drafts: list[EventDraft], receipts: list[Receipt]) -> None:
-        if not self._observers:
-            return
-        events = [
-            Committed(draft, receipt) for draft, receipt in zip(drafts, receipts, strict=True)
-        ]
         for observer in self._observers:
             try:
-                observer(events)
+                observer(drafts, receipts)
             except Exception:
-                log.exception("observer.failed events=%d", len(events))
+                log.exception("observer.failed events=%d", len(drafts))
 
     async def _decide(self, items: list[_Item], group: _Group) -> None:
         """Decide on ``items`` and give what is fresh to the ledger; who is refused is answered."""
@@ -494,8 +492,7 @@ class ChatService:
     async def _sequence(self, items: list[_Item], group: _Group) -> None:
         """Decide on every item: numbers of this group and of those that sync count as committed."""
         last_seqs = await self._load({item.stream for item in items})
-        await self._audience.load({item.stream.recipient for item in items})
-        here: dict[tuple[Stream, int], tuple[_Group, int]] = {}
+        await self._audience.load({stream.recipient for stream in last_seqs})
         for item in items:
             envelope = item.envelope
             stream, seq = item.stream, envelope.seq
@@ -503,12 +500,12 @@ class ChatService:
             logged, has_frame = None, True
             try:
                 if seq <= last:
-                    twin = here.get((stream, seq)) or self._undurable.get((stream, seq))
+                    twin = self._twin(stream, seq, group)
                     if twin is not None:
-                        in_group, index = twin
-                        digest = in_group.fresh[index][0].envelope.hash
+                        in_group, place = twin
+                        digest = in_group.fresh[place][0].envelope.hash
                         if digest == envelope.hash:
-                            in_group.echoes.append((item, index))
+                            in_group.echoes.append((item, place))
                             continue
                         logged = Logged(digest, Receipt(0, "", "", ""))
                     else:
@@ -528,8 +525,16 @@ class ChatService:
                 item.reply(refusal)
                 continue
             last_seqs[stream] = seq
-            here[stream, seq] = (group, len(group.fresh))
             group.fresh.append((item, decision.gap))
+        group.last_seqs = last_seqs
+
+    def _twin(self, stream: Stream, seq: int, group: _Group) -> tuple[_Group, int] | None:
+        """The message at ``seq`` that is not durable yet: its group, and its place there."""
+        for undurable in (group, *self._undurable):
+            place = undurable.place(stream, seq)
+            if place is not None:
+                return undurable, place
+        return None
 
     async def _load(self, streams: set[Stream]) -> dict[Stream, int]:
         """The last decided number of every stream."""
@@ -546,11 +551,9 @@ class ChatService:
 
     def _commit(self, group: _Group) -> None:
         """Give ``group`` to the ledger, behind those that are not settled."""
-        for index, (item, _) in enumerate(group.fresh):
-            envelope = item.envelope
-            group.drafts.append(from_envelope(envelope).draft(envelope.signature))
-            self._last_seq[item.stream] = envelope.seq
-            self._undurable[item.stream, envelope.seq] = (group, index)
+        group.drafts = [message_draft(item.envelope) for item, _ in group.fresh]
+        self._last_seq.update(group.last_seqs)
+        self._undurable.append(group)
 
         async def alongside(receipts: list[Receipt]) -> None:
             for (item, _), receipt in zip(group.fresh, receipts, strict=True):
@@ -592,8 +595,8 @@ class ChatService:
         self._settled(group)
 
     def _settled(self, group: _Group) -> None:
-        for item, _ in group.fresh:
-            self._undurable.pop((item.stream, item.envelope.seq), None)
+        if group in self._undurable:
+            self._undurable.remove(group)
 
     def _show(self, group: _Group, receipts: list[Receipt]) -> None:
         """Deliver and acknowledge a committed group, unless its ciphertext is not safe."""

@@ -29,7 +29,7 @@ from plugins.secure_chat.ledger.journal import Journal
 from plugins.secure_chat.ledger.port import JournalLedger
 from plugins.secure_chat.mailbox.store import Mailbox, StoredIdentityEvent
 from plugins.secure_chat.metrics import Metrics
-from plugins.secure_chat.service import ChatService, Committed, Outcome
+from plugins.secure_chat.service import ChatService, Outcome
 
 ALICE, BOB, CAROL, THREAD = "alice", "bob", "carol", "thread_1"
 
@@ -187,8 +187,9 @@ async def test_what_the_signature_check_refuses_is_answered_and_the_rest_is_logg
 async def test_observers_see_every_event_once_in_ledger_order(tmp_path: Path) -> None:
     seen: list[tuple[int, str]] = []
 
-    def observer(events: Sequence[Committed]) -> None:
-        seen.extend((one.receipt.position, one.draft.event_type) for one in events)
+    def observer(drafts: Sequence[EventDraft], receipts: Sequence[Receipt]) -> None:
+        for draft, receipt in zip(drafts, receipts, strict=True):
+            seen.append((receipt.position, draft.event_type))
 
     async with running(tmp_path) as (service, _):
         service.observe(observer)
@@ -202,7 +203,7 @@ async def test_observers_see_every_event_once_in_ledger_order(tmp_path: Path) ->
 async def test_an_observer_that_fails_does_not_keep_the_message_from_its_ack(
     tmp_path: Path,
 ) -> None:
-    def observer(_events: Sequence[Committed]) -> None:
+    def observer(_drafts: Sequence[EventDraft], _receipts: Sequence[Receipt]) -> None:
         raise RuntimeError
 
     async with running(tmp_path) as (service, _):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import binascii
 import hashlib
-import hmac
 import math
 import re
 from typing import Final, Literal
@@ -17,7 +16,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from plugins.secure_chat.core.identifiers import canonical
-from plugins.secure_chat.core.sequence import Stream
+from plugins.secure_chat.core.sequence import Stream, stream_of
 from plugins.secure_chat.errors import HashMismatch, InvalidMessage, MessageTooLarge
 
 NONCE_SIZE: Final = 12  # AES-GCM's own (NIST SP 800-38D section 5.2.1.1)
@@ -67,7 +66,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def stream(self) -> Stream:
-        return Stream(self.sender, self.device, self.recipient)
+        return stream_of(self.sender, self.device, self.recipient)
 
 
 def message_hash(ciphertext: bytes, nonce: bytes, seq: int) -> bytes:
@@ -123,10 +122,10 @@ def validate(frame: ChatMessage, wallet: str, max_ciphertext: int = MAX_CIPHERTE
         raise MessageTooLarge(f"ciphertext is over {max_ciphertext} bytes")
     if len(ciphertext) < MIN_CIPHERTEXT:
         raise InvalidMessage("ciphertext", "ciphertext must be at least 16 bytes")
-    claimed = decode_base64(frame.hash, "hash")
-    if len(claimed) != HASH_SIZE:
-        raise InvalidMessage("hash", "hash must be 32 bytes")
-    if not hmac.compare_digest(claimed, message_hash(ciphertext, nonce, seq)):
+    digest = message_hash(ciphertext, nonce, seq)
+    if frame.hash != binascii.b2a_base64(digest, newline=False).decode():
+        if len(decode_base64(frame.hash, "hash")) != HASH_SIZE:
+            raise InvalidMessage("hash", "hash must be 32 bytes")
         raise HashMismatch("hash is not that of ciphertext, nonce and seq")
     signature = ""
     if frame.signature is not UNSET:

@@ -76,40 +76,31 @@ class MessageEvent(msgspec.Struct, frozen=True, gc=False):
     def stream(self) -> Stream:
         return Stream(self.sender, self.device, self.recipient)
 
-    def metadata(self) -> dict[str, Any]:
-        """The event's metadata; ``cids`` only when there are any."""
-        metadata: dict[str, Any] = {
-            "hash": self.hash,
-            "sender": self.sender,
-            "recipient": self.recipient,
-            "nonce": self.nonce,
-            "device": self.device,
-            "seq": self.seq,
-            "ts": self.ts,
-            "size": self.size,
-        }
-        if self.cids:
-            metadata["cids"] = list(self.cids)
-        return metadata
-
     def draft(self, signature: str) -> EventDraft:
         """The event to log. ``signature``: the sender's in base64, or empty."""
-        return EventDraft(MESSAGE, self.sender, self.metadata(), signature)
+        return EventDraft(MESSAGE, self.sender, _metadata(self), signature)
 
 
-def from_envelope(envelope: Envelope) -> MessageEvent:
-    """The event of a valid envelope."""
-    return MessageEvent(
-        sender=envelope.sender,
-        device=envelope.device,
-        recipient=envelope.recipient,
-        hash=envelope.hash,
-        nonce=envelope.nonce,
-        seq=envelope.seq,
-        ts=envelope.ts,
-        size=envelope.size,
-        cids=envelope.cids,
-    )
+def message_draft(envelope: Envelope) -> EventDraft:
+    """The event to log of a valid envelope."""
+    return EventDraft(MESSAGE, envelope.sender, _metadata(envelope), envelope.signature)
+
+
+def _metadata(message: MessageEvent | Envelope) -> dict[str, Any]:
+    """The event's metadata; ``cids`` only when there are any."""
+    metadata: dict[str, Any] = {
+        "hash": message.hash,
+        "sender": message.sender,
+        "recipient": message.recipient,
+        "nonce": message.nonce,
+        "device": message.device,
+        "seq": message.seq,
+        "ts": message.ts,
+        "size": message.size,
+    }
+    if message.cids:
+        metadata["cids"] = list(message.cids)
+    return metadata
 
 
 def claims_to_be_secure(metadata: Mapping[str, Any]) -> bool:

@@ -6,6 +6,7 @@ Reading what a stream has committed is the caller's; here is only the rule over 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +22,11 @@ class Stream(NamedTuple):
     sender: str
     device: str
     recipient: str
+
+
+@functools.lru_cache(maxsize=8192)  # the same streams go on and on; one object is found fastest
+def stream_of(sender: str, device: str, recipient: str) -> Stream:
+    return Stream(sender, device, recipient)
 
 
 @dataclass(frozen=True, slots=True)

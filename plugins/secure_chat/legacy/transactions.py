@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 
 from plugins.secure_chat.core.legacy_message import LEGACY_MESSAGE
 from plugins.secure_chat.core.message_event import MESSAGE
+from plugins.secure_chat.core.records import EventDraft, Receipt
 from plugins.secure_chat.core.stage import WALLET
 from plugins.secure_chat.core.thread import (
     THREAD,
@@ -28,7 +29,7 @@ from plugins.secure_chat.core.thread import (
 from plugins.secure_chat.legacy.answers import shown_id
 from plugins.secure_chat.legacy.contract import ENCRYPTED, OCTETS
 from plugins.secure_chat.mailbox.store import Mailbox
-from plugins.secure_chat.service import ChatService, Committed
+from plugins.secure_chat.service import ChatService
 from plugins.secure_chat.threads.index import Entry, Written
 
 log: Final = logging.getLogger(__name__)
@@ -100,8 +101,12 @@ class Mirror:
         while await asyncio.to_thread(some):
             pass
 
-    def _committed(self, events: Sequence[Committed]) -> None:
-        due = [event.receipt.position for event in events if _is_of_threads(event)]
+    def _committed(self, drafts: Sequence[EventDraft], receipts: Sequence[Receipt]) -> None:
+        due = [
+            receipt.position
+            for draft, receipt in zip(drafts, receipts, strict=True)
+            if _is_of_threads(draft)
+        ]
         if due:
             self._due = due[-1]
             self._wake.set()
@@ -121,11 +126,10 @@ class Mirror:
                 await asyncio.sleep(RETRY_SECONDS)
 
 
-def _is_of_threads(event: Committed) -> bool:
-    kind = event.draft.event_type
-    if kind == MESSAGE:
-        return is_thread(event.draft.metadata["recipient"])
-    return kind in (THREAD, LEGACY_MESSAGE)
+def _is_of_threads(draft: EventDraft) -> bool:
+    if draft.event_type == MESSAGE:
+        return is_thread(draft.metadata["recipient"])
+    return draft.event_type in (THREAD, LEGACY_MESSAGE)
 
 
 def bundles_of(mailbox: Mailbox, entries: Sequence[Entry]) -> list[dict[str, Any]]:

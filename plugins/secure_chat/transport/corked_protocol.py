@@ -318,6 +318,12 @@ class CorkedProtocol(WebSocketsSansIOProtocol):
             self.writable.set()
         await super().send(message)
 
+    def send_now(self, texts: Sequence[bytes]) -> bool:
+        if self.disconnected or self.conn.state is not OPEN or not self.writable.is_set():
+            return False
+        self.transport.write(text_frames(texts))
+        return True
+
     async def send_many(self, texts: Sequence[bytes]) -> None:
         await self.writable.wait()
         if self.disconnected or self.conn.state is not OPEN:

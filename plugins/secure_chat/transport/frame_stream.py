@@ -35,8 +35,14 @@ class FrameStream(Protocol):
         They are ASGI's ``websocket.receive`` and ``websocket.disconnect``.
         """
 
+    def send_now(self, texts: Sequence[bytes]) -> bool:
+        """Send each of ``texts`` (UTF-8) as a text frame if that can be done without waiting.
+
+        False: nothing was sent; ``send_many`` waits, or says that the connection is closed.
+        """
+
     async def send_many(self, texts: Sequence[bytes]) -> None:
-        """Send each of ``texts`` (UTF-8) as a text frame, once the peer has taken what was sent.
+        """The same, once the peer has taken what was sent before.
 
         Raises OSError when the connection is closed.
         """
@@ -56,6 +62,9 @@ class OneByOne:
 
     async def receive_many(self) -> Sequence[Any]:
         return (await self._websocket.receive(),)
+
+    def send_now(self, texts: Sequence[bytes]) -> bool:
+        return False  # ASGI has nothing of the kind
 
     async def send_many(self, texts: Sequence[bytes]) -> None:
         try:

@@ -260,7 +260,10 @@ class _Connection:
     def _wake(self) -> None:
         """The outbox has something for the peer, or closes."""
         if self._writer is None and not self._over.done():
-            self._writer = asyncio.create_task(self._write())
+            if self._outbox.close_with is None:
+                asyncio.get_running_loop().call_soon(self._flush)
+            else:
+                self._writer = asyncio.create_task(self._write())
         if self._outbox.close_with is not None:
             self._end()
 
@@ -453,6 +456,22 @@ class _Connection:
         outbox.put(encode_frame(Resumed(position=delivered, complete=complete)))
 
     # -- out ----------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        """Send what is queued, at the end of the loop's turn, or have a writer that waits."""
+        outbox = self._outbox
+        if self._writer is not None or self._over.done():
+            return
+        size = outbox.pending_bytes
+        if (
+            size <= SEND_AT_ONCE
+            and time.time() < self._principal.expires_at
+            and self._frames.send_now(outbox.queued)
+        ):
+            outbox.take()
+            outbox.sent(size)
+        else:
+            self._writer = asyncio.create_task(self._write())
 
     async def _write(self) -> None:
         """Send what is queued until nothing is; nothing after the token's expiry."""

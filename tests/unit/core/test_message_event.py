@@ -23,9 +23,9 @@ from plugins.secure_chat.core.message_event import (
     MessageEvent,
     MessageKind,
     claims_to_be_secure,
-    from_envelope,
     from_record,
     kind,
+    message_draft,
 )
 from plugins.secure_chat.core.records import Record
 from plugins.secure_chat.core.sequence import Stream
@@ -55,7 +55,7 @@ def test_a_message_of_ours_reads_the_same_from_every_dialect(dialect: str) -> No
     event = writers.secure_message(7, device="phone")
     record = _record(event, dialect)
     read = from_record(record)
-    assert read.metadata() == event.metadata
+    assert read.draft("").metadata == event.metadata
     assert read.stream == Stream(writers.wallet(1), "phone", writers.wallet(2))
     assert record.signature == event.signature
     assert kind(record) is MessageKind.SECURE
@@ -74,8 +74,7 @@ def test_the_event_of_an_envelope_holds_no_ciphertext() -> None:
         hash=base64.b64encode(message_hash(ciphertext, nonce, 3)).decode(),
         cids=[CID],
     )
-    event = from_envelope(validate(frame, "alice"))
-    draft = event.draft("")
+    draft = message_draft(validate(frame, "alice"))
     assert (draft.event_type, draft.wallet, draft.value) == ("MESSAGE", "alice", 0)
     assert draft.metadata == {
         "hash": frame.hash,
@@ -93,7 +92,7 @@ def test_the_event_of_an_envelope_holds_no_ciphertext() -> None:
 
 def test_an_event_survives_its_metadata() -> None:
     event = MessageEvent("a", "0", "b", SIXTY_FOUR[:43] + "=", "A" * 16, 2**53 - 1, -1, 16, (CID,))
-    record = Record(1, "", "MESSAGE", "a", 0, event.metadata(), "", "", "", "")
+    record = Record(1, "", "MESSAGE", "a", 0, event.draft("").metadata, "", "", "", "")
     assert from_record(record) == event
 
 

@@ -484,7 +484,7 @@ def test_only_our_well_formed_message_is_a_message() -> None:
         )
         return parse(line[:-1], 1).record
 
-    good = event.metadata()
+    good = event.draft("").metadata
     assert message_of(logged(good)) == event
     assert message_of(logged(good, "LOGIN")) is None
     assert message_of(logged({"recipient": "wallet_b", "msg_id": "1"})) is None

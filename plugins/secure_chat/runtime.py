@@ -333,7 +333,7 @@ class Runtime:
                 outbox.close(Close.RESTART)
             self.chat = None
         if self._signatures is not None:
-            self._signatures.close()
+            await self._signatures.close()
         if self._evidence is not None:
             await asyncio.to_thread(self._evidence.stop)
         if self._history is not None:

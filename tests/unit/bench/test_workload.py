@@ -21,7 +21,7 @@ from plugins.secure_chat.core.envelope import ChatMessage, validate
 from plugins.secure_chat.core.frames import parse_frame
 from plugins.secure_chat.core.identifiers import canonical
 from plugins.secure_chat.crypto.primitives import ed25519_public
-from plugins.secure_chat.directory.signatures import verify_batch
+from plugins.secure_chat.directory.verification import job, verify_batch
 from plugins.secure_chat.metrics import Metrics
 
 
@@ -38,7 +38,7 @@ def test_a_signed_message_bears_a_signature_that_the_server_takes() -> None:
     assert isinstance(frame, ChatMessage)
     envelope = validate(frame, signer.wallet)
     public = ed25519_public(signer.seed)
-    assert verify_batch([(public, envelope), (bytes(32), envelope)]) == [True, False]
+    assert verify_batch([job(public, envelope), job(bytes(32), envelope)]) == [True, False]
 
 
 def test_no_two_wallets_of_a_run_are_the_same() -> None:

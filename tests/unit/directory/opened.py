@@ -75,7 +75,7 @@ async def opened(path: Path) -> AsyncIterator[Opened]:
     finally:
         await service.stop()
         directory.close()
-        signatures.close()
+        await signatures.close()
         service.ledger.close()
         claims.close()
         mailbox.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 from base64 import b64encode
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pytest
 
 from plugins.secure_chat.core.envelope import Envelope, message_hash
 from plugins.secure_chat.crypto.frame import Frame
-from plugins.secure_chat.directory import signatures
 from plugins.secure_chat.directory.entries import Entries
 from plugins.secure_chat.directory.signatures import DeviceSignatures
 from plugins.secure_chat.errors import BadSignature, UnknownDevice
@@ -56,7 +54,7 @@ async def test_each_message_of_a_batch_gets_its_own_verdict(tmp_path: Path, coun
             changes = {"unsigned": {"signature": ""}, "ghost": {"device": "ghost"}}.get(kind, {})
             batch.append(msgspec.structs.replace(one, **changes))
         verdicts = await check(batch)
-        check.close()
+        await check.close()
     expected = {"good": type(None), "ghost": UnknownDevice}
     assert [type(one) for one in verdicts] == [expected.get(kind, BadSignature) for kind in kinds]
 
@@ -87,7 +85,7 @@ async def test_no_field_of_a_message_is_another_than_its_device_signed(tmp_path:
         await chat.register(person)
         check = DeviceSignatures(Entries(chat.store), Metrics(), required=False)
         verdicts = await check(batch)
-        check.close()
+        await check.close()
     assert verdicts[0] is None
     assert [type(one) for one in verdicts[1:]] == [BadSignature] * len(changes)
 
@@ -100,30 +98,9 @@ async def test_a_wallet_that_never_registered_signs_only_where_it_must(
     async with opened(tmp_path) as chat:
         check = DeviceSignatures(Entries(chat.store), Metrics(), required=required)
         (verdict,) = await check([envelope(person, "a", 1)])
-        check.close()
+        await check.close()
     assert isinstance(verdict, UnknownDevice) == required
     assert (verdict is None) != required
-
-
-async def test_a_large_batch_is_not_verified_on_the_event_loop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    person = Person(Directory(), "a")
-    threads: list[str] = []
-    verify = signatures.verify_batch
-
-    def watched(jobs: list[tuple[bytes, Envelope]]) -> list[bool]:
-        threads.append(threading.current_thread().name)
-        return verify(jobs)
-
-    monkeypatch.setattr(signatures, "verify_batch", watched)
-    async with opened(tmp_path) as chat:
-        await chat.register(person)
-        check = DeviceSignatures(Entries(chat.store), Metrics(), required=False)
-        await check([envelope(person, "a", seq) for seq in range(1, 65)])
-        check.close()
-    assert threads
-    assert threading.current_thread().name not in threads
 
 
 async def test_what_is_logged_of_a_wallet_is_seen_by_the_next_message(tmp_path: Path) -> None:

@@ -1,0 +1,146 @@
+"""Processes that verify signatures: a check takes most of a message's time, and a core of its own.
+
+In a thread each check would give up the interpreter and wait for it again, behind the event loop.
+The processes are started when they are first needed; until then, and while they fail, threads do
+their work. What they do is ``verification.py``'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import msgspec
+
+from plugins.secure_chat.directory.verification import HEADER, Job, verify_batch
+
+log: Final = logging.getLogger(__name__)
+
+BATCH: Final = 16  # signatures a process takes at least: fewer do not pay for the hop
+INLINE: Final = 3  # so few are checked at once where they are: 150 us of the event loop's time
+ANSWER_SECONDS: Final = 10.0  # a process that takes longer hangs
+RESTART_SECONDS: Final = 60.0  # between two tries to start what has failed
+# What a request raises when its process has ended, or does not answer; RuntimeError is uvloop's.
+_ENDED: Final = (OSError, EOFError, RuntimeError)
+_PROBE: Final = Job(bytes(32), "A" * 86 + "==", "a", "0", "b", "A" * 16, 1, 1, "A" * 43 + "=", ())
+
+
+class _Verifier:
+    """One process. It answers requests in their order."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None  # noqa: S101 (a pipe was asked for)
+        assert process.stdout is not None  # noqa: S101 (a pipe was asked for)
+        self._process = process
+        self._requests, self._answers = process.stdin, process.stdout
+        self._turn = asyncio.Lock()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @classmethod
+    async def start(cls) -> _Verifier:
+        """Raises OSError."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable or "",
+            "-m",
+            "plugins.secure_chat.directory.verification",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,  # a traceback might quote what was signed
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        return cls(process)
+
+    async def verify(self, jobs: Sequence[Job]) -> list[bool]:
+        """Raises what is in _ENDED when the process has ended or hangs."""
+        request = msgspec.msgpack.encode(jobs)
+        async with self._turn, asyncio.timeout(ANSWER_SECONDS):
+            self._requests.write(HEADER.pack(len(request)) + request)
+            return [good == 1 for good in await self._answers.readexactly(len(jobs))]
+
+    async def stop(self) -> None:
+        """End it, whatever it does: nothing depends on it."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.wait()
+
+
+class Verifiers:
+    """Verify many signatures at once. All of it is the event loop's."""
+
+    def __init__(self, processes: int) -> None:
+        self._count = processes
+        self._verifiers: list[_Verifier] = []
+        self._starting: asyncio.Task[None] | None = None
+        self._start_after = 0.0  # by the monotonic clock
+        self._threads = ThreadPoolExecutor(processes, thread_name_prefix="signatures")
+
+    async def verify(self, jobs: Sequence[Job]) -> list[bool]:
+        """For each of ``jobs`` whether the signature is the key's."""
+        if len(jobs) <= INLINE:
+            return verify_batch(jobs)
+        if not self._verifiers and self._starting is None and time.monotonic() > self._start_after:
+            self._starting = asyncio.create_task(self.start())
+        size = max(BATCH, -(-len(jobs) // self._count))
+        batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+        verdicts = await asyncio.gather(*map(self._batch, range(len(batches)), batches))
+        return [good for batch in verdicts for good in batch]
+
+    async def start(self) -> None:
+        """Have the processes; returns when they answer, or have failed to."""
+        await self._stop()
+        started: list[_Verifier] = []
+        try:
+            for _ in range(self._count):
+                started.append(await _Verifier.start())
+            for verifier in started:
+                await verifier.verify((_PROBE,))
+        except _ENDED as error:
+            await self._failed(error)
+        else:
+            self._verifiers, started = started, []
+        finally:
+            self._starting = None
+            for verifier in started:
+                await verifier.stop()
+
+    @property
+    def processes(self) -> Sequence[int]:
+        """The ids of those in use; none before they are started, or when they have failed."""
+        return [verifier.pid for verifier in self._verifiers]
+
+    async def close(self) -> None:
+        """End the processes. Nothing may be verified any more."""
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.wait((self._starting,))
+        await self._stop()
+        self._threads.shutdown()
+
+    async def _batch(self, number: int, jobs: Sequence[Job]) -> list[bool]:
+        if number < len(self._verifiers):
+            try:
+                return await self._verifiers[number].verify(jobs)
+            except _ENDED as error:
+                await self._failed(error)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, verify_batch, jobs)
+
+    async def _failed(self, error: Exception) -> None:
+        log.warning("signatures.without_processes error=%s", type(error).__name__)
+        self._start_after = time.monotonic() + RESTART_SECONDS
+        await self._stop()
+
+    async def _stop(self) -> None:
+        stopped, self._verifiers = self._verifiers, []
+        for verifier in stopped:
+            await verifier.stop()

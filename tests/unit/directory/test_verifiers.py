@@ -1,0 +1,174 @@
+"""directory/verifiers: the same verdicts by processes, by threads, and when processes die."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from plugins.secure_chat.directory import verifiers
+from plugins.secure_chat.directory.verification import Job, job, verify_batch
+from plugins.secure_chat.directory.verifiers import Verifiers
+from tests.unit.crypto.people import Directory, Person
+from tests.unit.directory.test_signatures import envelope
+
+PROCESSES = 2
+
+
+@pytest.fixture
+async def two() -> AsyncIterator[Verifiers]:
+    made = Verifiers(PROCESSES)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+def jobs(count: int) -> tuple[list[Job], list[bool]]:
+    """So many, each third of them with a signature that is wrong; and the verdicts."""
+    person = Person(Directory(), "a")
+    key = person.devices["a"].keys.public[0]
+    expected = [seq % 3 != 0 for seq in range(count)]
+    return [
+        job(key, envelope(person, "a", seq + 1, sound=sound)) for seq, sound in enumerate(expected)
+    ], expected
+
+
+def without_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of this process's threads that verify from now on."""
+    names: list[str] = []
+
+    def watched(batch: Sequence[Job]) -> list[bool]:
+        names.append(threading.current_thread().name)
+        return verify_batch(batch)
+
+    monkeypatch.setattr(verifiers, "verify_batch", watched)
+    return names
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 15, 16, 17, 100, 333])
+async def test_processes_give_each_job_its_own_verdict(two: Verifiers, count: int) -> None:
+    batch, expected = jobs(count)
+    await two.start()
+    assert len(two.processes) == PROCESSES
+    assert await two.verify(batch) == expected
+
+
+async def test_a_large_batch_is_verified_in_the_processes(
+    two: Verifiers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, expected = jobs(64)
+    await two.start()
+    here = without_here(monkeypatch)
+    assert await two.verify(batch) == expected
+    assert not here
+
+
+async def test_until_they_are_started_threads_verify(
+    two: Verifiers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, expected = jobs(64)
+    here = without_here(monkeypatch)
+    assert await two.verify(batch) == expected
+    assert here
+    assert threading.current_thread().name not in here
+
+
+async def test_the_first_large_batch_starts_them(
+    two: Verifiers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, expected = jobs(64)
+    started = asyncio.Event()
+    start = two.start
+
+    async def watched() -> None:
+        await start()
+        started.set()
+
+    monkeypatch.setattr(two, "start", watched)
+    assert await two.verify(batch[:3]) == expected[:3]
+    assert await two.verify(batch) == expected
+    await started.wait()
+    assert len(two.processes) == PROCESSES
+
+
+async def test_a_verdict_does_not_depend_on_the_life_of_a_process(two: Verifiers) -> None:
+    batch, expected = jobs(200)
+    await two.start()
+    for pid in two.processes:
+        os.kill(pid, signal.SIGKILL)
+    assert await two.verify(batch) == expected
+    assert not two.processes
+    assert await two.verify(batch) == expected
+
+
+async def test_a_process_that_hangs_is_not_waited_for(
+    two: Verifiers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, expected = jobs(64)
+    await two.start()
+    os.kill(two.processes[0], signal.SIGSTOP)
+    monkeypatch.setattr(verifiers, "ANSWER_SECONDS", 0.1)
+    assert await two.verify(batch) == expected
+    assert not two.processes
+
+
+async def test_where_no_process_can_be_started_threads_do_all(
+    two: Verifiers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, expected = jobs(64)
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    await two.start()
+    assert not two.processes
+    assert await two.verify(batch) == expected
+
+
+async def test_they_end_with_the_server_and_not_with_its_signals(two: Verifiers) -> None:
+    batch, expected = jobs(64)
+    await two.start()
+    for pid in two.processes:  # as a service manager does, and a terminal
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGINT)
+    assert await two.verify(batch) == expected
+    assert len(two.processes) == PROCESSES
+    ended = [str(pid) for pid in two.processes]
+    await two.close()
+    assert not any(map(_runs, ended))
+
+
+def test_they_end_when_the_server_is_killed() -> None:
+    script = (
+        "import asyncio\n"
+        "from plugins.secure_chat.directory.verifiers import Verifiers\n"
+        "async def main():\n"
+        "    made = Verifiers(2)\n"
+        "    await made.start()\n"
+        "    print(*made.processes, flush=True)\n"
+        "    await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    server = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    with server, server.stdout:
+        pids = server.stdout.readline().split()
+        server.kill()
+    assert len(pids) == PROCESSES
+    for pid in pids:
+        while _runs(pid):
+            time.sleep(0.01)
+
+
+def _runs(pid: str) -> bool:
+    """Whether it is there and is no zombie, which its new parent may leave for a while."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -338,17 +338,21 @@ class ChatService:
         end = self.delivered_position
         return [message for message in messages if message.position <= end]
 
-    async def read(self, query: Callable[[], T]) -> T:
-        """Run a blocking mailbox query off the event loop."""
-        return await self._in(self._readers, query)
+    def read(self, query: Callable[[], T]) -> Awaitable[T]:
+        """Begin a blocking mailbox query off the event loop; await what it gives."""
+        return asyncio.get_running_loop().run_in_executor(self._readers, query)
 
-    async def write(self, change: Callable[[], T]) -> T:
-        """Run a blocking mailbox write off the event loop; there is one writer.
+    def write(self, change: Callable[[], T]) -> Awaitable[T]:
+        """Begin a blocking mailbox write off the event loop; there is one writer.
 
         A database that another server has written to stops the ledger.
         """
+        return asyncio.get_running_loop().run_in_executor(self._writer, self._change, change)
+
+    def _change(self, change: Callable[[], T]) -> T:
+        """In the writer's thread."""
         try:
-            return await self._in(self._writer, change)
+            return change()
         except DatabaseTaken as taken:
             if self.ledger.stopped is None:
                 self.ledger.stop(taken.detail)
@@ -426,12 +430,15 @@ class ChatService:
         draft = event.decide()
         not_stored: LedgerUnavailable | None = None
 
-        async def alongside(receipts: list[Receipt]) -> None:
-            nonlocal not_stored
-            try:
-                await self.write(partial(event.store, receipts[0]))
-            except LedgerUnavailable as error:
-                not_stored = error
+        def alongside(receipts: list[Receipt]) -> Awaitable[None]:
+            def store() -> None:
+                nonlocal not_stored
+                try:
+                    self._change(partial(event.store, receipts[0]))
+                except LedgerUnavailable as error:
+                    not_stored = error
+
+            return self.write(store)
 
         try:
             (receipt,) = await self.ledger.commit([draft], alongside)
@@ -555,16 +562,20 @@ class ChatService:
         self._last_seq.update(group.last_seqs)
         self._undurable.append(group)
 
-        async def alongside(receipts: list[Receipt]) -> None:
+        def alongside(receipts: list[Receipt]) -> Awaitable[None]:
             for (item, _), receipt in zip(group.fresh, receipts, strict=True):
                 envelope = item.envelope
                 frame = delivered(envelope, receipt)
                 group.stored.append(_stored(envelope, item.stream, receipt, frame))
             committed = self.ledger.checkpoint.head.position
-            try:
-                await self.write(lambda: self.mailbox.store(group.stored, committed=committed))
-            except LedgerUnavailable as error:
-                group.not_stored = error
+
+            def store() -> None:
+                try:
+                    self._change(partial(self.mailbox.store, group.stored, committed=committed))
+                except LedgerUnavailable as error:
+                    group.not_stored = error
+
+            return self.write(store)
 
         group.commit = asyncio.create_task(self._timed_commit(group.drafts, alongside))
 
@@ -700,9 +711,6 @@ class ChatService:
             await self.write(lambda: self.mailbox.set_checkpoint(checkpoint))
         except LedgerUnavailable as error:  # it only spares work at the next start
             log.warning("mailbox.checkpoint_not_saved reason=%s", error.detail)
-
-    async def _in(self, executor: ThreadPoolExecutor, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(executor, call)
 
 
 def _nothing_to_log() -> EventDraft:

@@ -354,7 +354,7 @@ def test_a_conversation_is_not_newer_than_what_is_committed(
             stored.set()
             await asyncio.to_thread(may_commit.wait, WAIT)
 
-        return await commit(ledger, drafts, store)
+        return await commit(ledger, drafts, lambda receipts: asyncio.ensure_future(store(receipts)))
 
     def newest(server: ChatServer) -> list[tuple[str, int]]:
         found = server.get("/v1/chat/threads", BOB).json()

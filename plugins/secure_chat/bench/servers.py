@@ -48,8 +48,14 @@ class Server:
         return jwt.encode(claims, self.secret, "HS256")
 
     def cpu_seconds(self) -> float:
-        """CPU time of all its threads so far, user and system (proc(5), fields 14 and 15)."""
-        return cpu_of_stat(Path(f"/proc/{self.process.pid}/stat").read_text())
+        """CPU time so far of all its threads, and of the processes that it started: user and system
+        (proc(5), fields 14 and 15)."""
+        root = Path(f"/proc/{self.process.pid}")
+        children = [
+            child for task in root.glob("task/*/children") for child in task.read_text().split()
+        ]
+        processes = [root, *(Path(f"/proc/{child}") for child in children)]
+        return sum(cpu_of_stat((process / "stat").read_text()) for process in processes)
 
     def memory(self) -> int:
         """Bytes of it that are resident (proc(5), VmRSS)."""

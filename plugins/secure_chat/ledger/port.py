@@ -35,9 +35,11 @@ class Ledger(Protocol):
     async def commit(self, drafts: Sequence[EventDraft], alongside: Alongside) -> list[Receipt]:
         """Append ``drafts`` in order, durable on return.
 
-        ``alongside`` runs with the receipts as soon as they are known, before or after the sync;
-        commit returns when both are done. Raises LedgerUnavailable: nothing was appended; or
-        OutcomeUnknown, after which ``stopped`` says why.
+        ``alongside`` is called with the receipts as soon as they are known, before or after the
+        sync, and begins what it gives to await; commit returns when both are done.
+
+        Raises LedgerUnavailable: nothing was appended; or OutcomeUnknown, after which ``stopped``
+        says why.
         """
 
     def stop(self, why: str) -> None:
@@ -78,7 +80,7 @@ class JournalLedger:
 
     async def commit(self, drafts: Sequence[EventDraft], alongside: Alongside) -> list[Receipt]:
         staged = self.journal.stage(drafts)
-        beside = asyncio.ensure_future(alongside(staged.receipts))
+        beside = alongside(staged.receipts)
         try:
             await asyncio.wrap_future(staged.durable)
         finally:

@@ -463,13 +463,17 @@ class _Connection:
         if self._writer is not None or self._over.done():
             return
         size = outbox.pending_bytes
-        if (
-            size <= SEND_AT_ONCE
-            and time.time() < self._principal.expires_at
-            and self._frames.send_now(outbox.queued)
-        ):
-            outbox.take()
-            outbox.sent(size)
+        try:
+            if (
+                size <= SEND_AT_ONCE
+                and time.time() < self._principal.expires_at
+                and self._frames.send_now(outbox.queued)
+            ):
+                outbox.take()
+                outbox.sent(size)
+                return
+        except Exception as error:  # noqa: BLE001 (answered and closed; the others go on)
+            self._fail(error)
         else:
             self._writer = asyncio.create_task(self._write())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import binascii
 import hashlib
+import hmac
 import math
 import re
 from typing import Final, Literal
@@ -122,10 +123,10 @@ def validate(frame: ChatMessage, wallet: str, max_ciphertext: int = MAX_CIPHERTE
         raise MessageTooLarge(f"ciphertext is over {max_ciphertext} bytes")
     if len(ciphertext) < MIN_CIPHERTEXT:
         raise InvalidMessage("ciphertext", "ciphertext must be at least 16 bytes")
-    digest = message_hash(ciphertext, nonce, seq)
-    if frame.hash != binascii.b2a_base64(digest, newline=False).decode():
-        if len(decode_base64(frame.hash, "hash")) != HASH_SIZE:
-            raise InvalidMessage("hash", "hash must be 32 bytes")
+    claimed = decode_base64(frame.hash, "hash")
+    if len(claimed) != HASH_SIZE:
+        raise InvalidMessage("hash", "hash must be 32 bytes")
+    if not hmac.compare_digest(claimed, message_hash(ciphertext, nonce, seq)):
         raise HashMismatch("hash is not that of ciphertext, nonce and seq")
     signature = ""
     if frame.signature is not UNSET:

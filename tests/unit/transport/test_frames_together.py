@@ -215,9 +215,30 @@ async def test_nothing_is_sent_on_a_connection_that_is_closed() -> None:
     protocol.data_received(frame(Opcode.CLOSE, b"\x03\xe8"))
     with pytest.raises(ClientDisconnected):
         await protocol.send_many([b"second"])
+    assert not protocol.send_now([b"third"])
     await turns()
     assert b"first" in wire.written
     assert b"second" not in wire.written
+    assert b"third" not in wire.written
+
+
+async def test_what_need_not_wait_is_sent_at_once_and_nothing_to_a_peer_that_does_not_read() -> (
+    None
+):
+    heard, wire = Heard(many=True), Wire()
+    config = uvicorn.Config(heard, ws_per_message_deflate=False, log_config=None, lifespan="off")
+    config.load()
+    protocol = CorkedProtocol(config, ServerState(), {}, asyncio.get_running_loop())
+    protocol.connection_made(wire)
+    protocol.data_received(HEAD)
+    await turns()
+    assert protocol.send_now([b"first"])
+    protocol.pause_writing()
+    assert not protocol.send_now([b"second"])
+    protocol.resume_writing()
+    assert protocol.send_now([b"third"])
+    await turns()
+    assert wire.written.endswith(text_frames([b"first", b"third"]))
 
 
 class HandsOver:

@@ -59,7 +59,7 @@ class FileClaim:
         assert engine.url.database is not None  # noqa: S101 (engine_at gave it)
         self._engine = engine
         try:
-            self._lock = WriterLock(Path(engine.url.database))
+            self._lock = WriterLock(Path(engine.url.database).resolve())  # whatever leads there
         except LedgerLocked:
             raise DatabaseUnusable(_IN_USE) from None
         except LedgerUnusable as error:

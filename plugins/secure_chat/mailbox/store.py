@@ -173,6 +173,7 @@ class Mailbox:
     def close(self) -> None:
         if self._claim is not None:
             self._claim.release()
+            self._claim = None
         self._engine.dispose()
 
     def claim(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from sqlalchemy import create_engine, text
 
@@ -23,6 +25,25 @@ def test_one_process_indexes_a_ledger_in_a_database(database_url: str) -> None:
     one.close()
     Index(other).finish(EMPTY)
     other.close()
+
+
+def test_a_link_to_a_database_leads_to_its_lock_and_closing_twice_lets_go_once(
+    tmp_path: Path,
+) -> None:
+    one = Mailbox.at(tmp_path / "mailbox.sqlite")
+    one.claim()
+    (tmp_path / "link.sqlite").symlink_to(tmp_path / "mailbox.sqlite")
+    other = Mailbox.at(tmp_path / "link.sqlite")
+    with pytest.raises(DatabaseUnusable, match="give each ledger its own"):
+        other.claim()
+    one.close()
+    other.claim()
+    one.close()  # its descriptor's number may be another file's by now
+    third = Mailbox.at(tmp_path / "mailbox.sqlite")
+    with pytest.raises(DatabaseUnusable):
+        third.claim()
+    other.close()
+    third.close()
 
 
 @pytest.mark.postgres

@@ -10,10 +10,12 @@ import json
 import logging
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +57,16 @@ class Run(NamedTuple):
     complaint: str
 
 
+def peak(pid: int) -> float:
+    """MiB that the program had resident at most so far (proc(5), VmHWM); 0 when it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except ProcessLookupError:
+        return 0.0
+    found = re.search(r"^VmHWM:\s+([0-9]+) kB$", status, re.MULTILINE)
+    return 0.0 if found is None else int(found[1]) / 1024
+
+
 def migrate(data: Path, export: Path, *, kill_at: int | None = None, url: str = "") -> Run:
     command = ["-m", "plugins.secure_chat"]
     if kill_at is not None:
@@ -68,9 +80,13 @@ def migrate(data: Path, export: Path, *, kill_at: int | None = None, url: str = 
             stdout=stdout,
             stderr=stderr,
         )
-        _, status, usage = os.wait4(process.pid, 0)
+        ended, memory = 0, 0.0
+        while not ended:
+            # The kernel's own peak (ru_maxrss) is of this process too, as large as it was then.
+            memory = max(memory, peak(process.pid))
+            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+            time.sleep(0.005)
         process.returncode = os.waitstatus_to_exitcode(status)
-    memory = usage.ru_maxrss / 1024
     seconds = usage.ru_utime + usage.ru_stime
     log.info("exit %d, %.1f s of a core, %.0f MiB", process.returncode, seconds, memory)
     assert memory < MAX_MEMORY

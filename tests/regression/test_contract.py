@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from plugins.secure_chat.core.stage import Stage
+from plugins.secure_chat.legacy import contract
 from tests.plugin.chat_server import ALICE, BOB, CAROL, token
 from tests.regression.legacy_server import LegacyClient, at_stage, detail_of
 
@@ -141,6 +142,17 @@ def test_messages_come_in_order_and_a_page_is_the_last_ones(legacy: LegacyClient
     assert (earlier["messages"], earlier["total"]) == (posted[2:4], 4)
     assert legacy.messages(BOB, thread, limit=10**6)["messages"] == posted
     assert legacy.messages(BOB, thread, before="0")["messages"] == []
+
+
+def test_a_page_has_a_hundred_entries_when_no_number_is_asked_for(server: LegacyClient) -> None:
+    assert contract.LARGEST_PAGE == 1_000
+    thread = server.create(ALICE, BOB)["thread_id"]
+    posted = [server.post(ALICE, thread, f"{n % 16:x}") for n in range(101)]
+    shown = server.messages(ALICE, thread)
+    assert (shown["messages"], shown["total"]) == (posted[1:], 101)
+    made = [server.create("of-many", BOB) for _ in range(101)]
+    listed = server.threads("of-many")
+    assert (listed["threads"], listed["total"]) == (made[:100], 101)
 
 
 def test_threads_are_listed_oldest_first_in_pages(legacy: LegacyClient) -> None:

@@ -197,6 +197,17 @@ def test_callers_are_told_of_the_end_in_every_answer(tmp_path: Path, stage: Stag
             assert answer.headers["link"] == '</v1/chat/threads>; rel="successor-version"'
 
 
+@pytest.mark.parametrize("stage", [*DARK, *TAKEN_OVER])
+def test_what_a_message_does_not_say_of_its_content_is_plain_text(
+    tmp_path: Path, stage: Stage
+) -> None:
+    with at_stage(tmp_path, stage) as (server, legacy):
+        legacy.post(ALICE, legacy.create(ALICE, BOB)["thread_id"])
+    kept = transactions(tmp_path)[1]["operations"][0]["data"] if stage.is_dark else None
+    said = server.records()[1]["metadata"] if kept is None else kept
+    assert (said["content_type"], said["message_type"]) == ("text/plain", "text")
+
+
 def test_a_contract_cannot_end_before_it_is_deprecated() -> None:
     """RFC 9745, section 4."""
     dates = {"legacy_deprecated": "2027-01-01T00:00:00Z", "legacy_sunset": "2026-12-31T23:59:59Z"}

@@ -150,6 +150,17 @@ test("a page that is closed while it resumes asks again for all that it has not 
   expect(again.server.frames("RESUME")).toEqual([{ type: "RESUME", after: 1 }]);
 });
 
+test("a position on what does not open is not believed, whether it comes early or late", async () => {
+  const { session, server } = await tab(3);
+  server.say({ ...(await fromBob("forged", 900)), nonce: null });
+  server.say({ type: "RESUMED", position: 3, complete: true });
+  server.say({ ...(await fromBob("forged again", 901)), nonce: null });
+  await until(session, () => entries(session).length === 2);
+  session.close();
+  const again = await tab(1000);
+  expect(again.server.frames("RESUME")).toEqual([{ type: "RESUME", after: 3 }]);
+});
+
 test("the second message of a stream is not sent before the ledger has the first", async () => {
   const { session, server } = await tab();
   server.say({ type: "RESUMED", position: 0, complete: true });

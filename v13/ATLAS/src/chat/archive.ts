@@ -50,6 +50,8 @@ export interface ConversationSummary {
   readonly position: number;
   /** The peer's identity has changed and nobody has accepted it. */
   readonly changed: boolean;
+  /** It has a new identity that the old one vouches for; nobody has seen its safety number yet. */
+  readonly rotated: boolean;
 }
 
 const encoder = new TextEncoder();
@@ -127,7 +129,7 @@ export function read<T>(value: Bytes): T {
 
 /** The line of a conversation in which nothing has been said. */
 export function unheard(peer: string): ConversationSummary {
-  return { peer, unread: 0, preview: "", ts: 0, position: 0, changed: false };
+  return { peer, unread: 0, preview: "", ts: 0, position: 0, changed: false, rotated: false };
 }
 
 /** The line after `entry` came, was written, or got its position. What came late is not the newest. */

@@ -9,13 +9,14 @@
 import type { Bytes } from "../security/bytes";
 import { type Contact, Contacts } from "../security/contacts";
 import { type Directory, DirectoryError } from "../security/directory";
-import { keepPrekeysInStock, publishPrekeys } from "../security/enrolment";
+import { keepPrekeysInStock, publishPrekeys, rotateIdentity } from "../security/enrolment";
 import { isWallet } from "../security/codec";
 import { CryptoError } from "../security/errors";
 import type { ChatMessage, Frame } from "../security/frame";
 import type { ArchiveEntry, Kept, Messenger } from "../security/messenger";
 import { type DecryptedMessage, SecureMessageClient } from "../security/secureMessageV2";
 import type { Suite } from "../security/suite";
+import type { SignText } from "../security/wallet";
 import { Connection, type ConnectionState } from "../transport/connection";
 import type { MessageFrame, ServerFrame } from "../transport/frames";
 import {
@@ -83,6 +84,8 @@ export interface SessionParts {
   readonly messenger: Messenger;
   readonly directory: Directory;
   readonly suite: Suite;
+  /** Asks the person's wallet. */
+  readonly sign: SignText;
   readonly url: string;
   readonly token: string;
 }
@@ -112,6 +115,8 @@ export class ChatSession {
   readonly messenger: Messenger;
   readonly #directory: Directory;
   readonly #contacts: Contacts;
+  /** Gives the wallet a new identity key. */
+  readonly #rotate: () => Promise<void>;
   readonly #connection: Connection;
   readonly #sending: Sending;
   readonly #tabs: BroadcastChannel;
@@ -149,6 +154,9 @@ export class ChatSession {
     this.messenger = parts.messenger;
     this.#directory = parts.directory;
     this.#contacts = new Contacts(parts.messenger, parts.directory, parts.suite);
+    const { directory, suite, sign } = parts;
+    this.#rotate = () =>
+      rotateIdentity({ wallet: this.wallet, directory, suite, sign }, parts.messenger);
     this.#connection = new Connection({
       url: parts.url,
       token: parts.token,
@@ -319,7 +327,14 @@ export class ChatSession {
     if (answered && changed !== (this.summary(peer)?.changed ?? false)) {
       await this.#note(peer, (before) => ({ ...before, changed }));
     }
+    await this.#noteRotation(peer);
     return contact;
+  }
+
+  /** What was found out of the peer, in passing: the person is told, and goes on. */
+  async #noteRotation(peer: string): Promise<void> {
+    if (!this.#contacts.isRotated(peer) || this.summary(peer)?.rotated === true) return;
+    await this.#note(peer, (before) => ({ ...before, rotated: true }));
   }
 
   /** 60 digits, to be compared with the person; see `grouped`. */
@@ -327,13 +342,26 @@ export class ChatSession {
     return this.#contacts.safetyNumber(contact.roster);
   }
 
-  /** The person has compared `number`: what was held back is opened, and one may write again. */
+  /**
+   * The person has compared `number`: what was held back is opened, and one may write again. Of a
+   * rotated identity: they have seen it.
+   */
   async accept(peer: string, contact: Contact, number: string): Promise<void> {
     await this.#contacts.accept(contact.roster, number);
-    await this.#note(peer, (before) => ({ ...before, changed: false }));
+    await this.#note(peer, (before) => ({ ...before, changed: false, rotated: false }));
     this.#enqueue(async () => {
       await this.#release(peer);
     });
+  }
+
+  /**
+   * Give the wallet a new identity key: see `rotateIdentity`, and what it throws. Nothing is sent from
+   * here while it is published.
+   */
+  rotate(): Promise<void> {
+    const done = this.#queue.then(this.#rotate);
+    this.#queue = done.catch(() => undefined);
+    return done;
   }
 
   /** Go on with a state that was found to be an old copy: new keys, and all that waits sealed anew. */
@@ -486,6 +514,7 @@ export class ChatSession {
     });
     this.#cursor = Math.max(this.#cursor, position);
     this.#changed(peer, change);
+    await this.#noteRotation(peer);
     const [entry] = change.entries;
     if (this.#view.receipts && entry?.direction === "in") {
       this.#connection.send({ type: "RECEIPT", kind: "delivered", position });
@@ -658,6 +687,7 @@ export class ChatSession {
     }
     if (instead !== null) change.removed.push(instead.id);
     this.#changed(peer, change);
+    await this.#noteRotation(peer);
     this.#enqueue(() => this.#sending.pump());
   }
 

@@ -6,7 +6,13 @@
  */
 import type { Bytes } from "../security/bytes";
 import { Directory } from "../security/directory";
-import { type Enrolment, FurtherDevice, openMessenger, resetIdentity } from "../security/enrolment";
+import {
+  type Enrolment,
+  FurtherDevice,
+  LeftBehindDevice,
+  openMessenger,
+  resetIdentity,
+} from "../security/enrolment";
 import { CryptoError } from "../security/errors";
 import { openStore } from "../security/indexed-db";
 import type { Messenger } from "../security/messenger";
@@ -28,6 +34,8 @@ export type Opening =
    * `request`: for the device that has the identity; null before `begin`.
    */
   | { readonly at: "unknown_device"; readonly request: Bytes | null }
+  /** The wallet's identity was replaced on another device: `begin`, then `finish`. */
+  | { readonly at: "left_behind"; readonly request: Bytes | null }
   /** `code`: see `codeOf`. */
   | { readonly at: "failed"; readonly code: string };
 
@@ -57,7 +65,7 @@ export class OpeningChat {
   #opening: Opening = { at: "opening" };
   #enrolment: Promise<Enrolment> | null = null;
   /** Kept over wrong answers: its request may be on its way. */
-  #device: FurtherDevice | null = null;
+  #device: FurtherDevice | LeftBehindDevice | null = null;
   #gates: readonly Gate[] = [];
   readonly #options: ChatOptions;
   readonly #listeners = new Set<() => void>();
@@ -104,10 +112,13 @@ export class OpeningChat {
     void this.#open(resetIdentity);
   }
 
-  /** Keys for this browser as a further device. Rejects when that could not be prepared. */
+  /** This browser as a further device, with the keys it has or fresh ones. Rejects when it cannot be. */
   async begin(): Promise<void> {
-    this.#device ??= await FurtherDevice.begin(await this.#enrol());
-    this.#become({ at: "unknown_device", request: this.#device.request });
+    const enrolment = await this.#enrol();
+    this.#device ??=
+      (await LeftBehindDevice.find(enrolment)) ?? (await FurtherDevice.begin(enrolment));
+    const at = this.#device instanceof LeftBehindDevice ? "left_behind" : "unknown_device";
+    this.#become({ at, request: this.#device.request });
   }
 
   /** The answer of the other device. Rejects when it is not one; the request stays as it was. */
@@ -147,20 +158,21 @@ export class OpeningChat {
     let opening: Opening;
     try {
       const enrolment = await this.#enrol();
-      const { directory, suite } = enrolment;
+      const { directory, suite, sign } = enrolment;
       const messenger = await openDevice(enrolment).catch((error: unknown) => {
         if (!wasMadeElsewhere(error)) throw error;
         return openMessenger(enrolment);
       });
       const token = this.#token;
       const { url } = this.#options;
-      const session = await ChatSession.open({ messenger, directory, suite, url, token });
+      const session = await ChatSession.open({ messenger, directory, suite, sign, url, token });
       opening = { at: "open", session };
     } catch (error) {
       const code = codeOf(error);
       const request = this.#device?.request ?? null;
-      opening =
-        code === "not_certified" ? { at: "unknown_device", request } : { at: "failed", code };
+      if (code === "not_certified") opening = { at: "unknown_device", request };
+      else if (code === "identity_changed") opening = { at: "left_behind", request };
+      else opening = { at: "failed", code };
     }
     if (generation === this.#generation) this.#become(opening);
     else if (opening.at === "open") opening.session.close();

@@ -10,10 +10,12 @@ export interface BannersProps {
   readonly session: ChatSession;
   readonly view: SessionView;
   readonly changed: boolean;
+  readonly rotated: boolean;
   readonly onCompare: () => void;
 }
 
-export function Banners({ session, view, changed, onCompare }: BannersProps): ReactNode {
+export function Banners(props: BannersProps): ReactNode {
+  const { session, view, changed, rotated, onCompare } = props;
   const beginning = useAttempt();
   const bad = `${theme["banner"] ?? ""} ${theme["bad"] ?? ""}`;
   const warn = `${theme["banner"] ?? ""} ${theme["warn"] ?? ""}`;
@@ -44,6 +46,17 @@ export function Banners({ session, view, changed, onCompare }: BannersProps): Re
           <p>
             The safety number has changed: new keys on the other side, or somebody in between.
             Nothing is sent, and nothing new is shown, until you have compared it.
+          </p>
+          <button type="button" className={theme["button"]} onClick={onCompare}>
+            Compare
+          </button>
+        </div>
+      )}
+      {rotated && (
+        <div className={warn} role="status">
+          <p>
+            The safety number is another one: the other side has renewed its keys, and the old keys
+            vouch for the new. Messages go on.
           </p>
           <button type="button" className={theme["button"]} onClick={onCompare}>
             Compare

@@ -46,7 +46,28 @@ export function ChatGate({ token, wallet, place, children }: ChatGateProps): Rea
         </div>
       );
     case "unknown_device":
-      return <JoinDevice chat={chat} request={opening.request} />;
+      return (
+        <div className={styles["gate"]}>
+          <h2 className={styles["title"]}>This browser is new to your chat</h2>
+          <p>
+            Your wallet already chats on another device. Let that device add this browser, and both
+            can read from now on. What was written before stays where it is.
+          </p>
+          <JoinDevice chat={chat} request={opening.request} />
+          <BeginAnew chat={chat} />
+        </div>
+      );
+    case "left_behind":
+      return (
+        <div className={styles["gate"]}>
+          <h2 className={styles["title"]}>Your keys were renewed on another device</h2>
+          <p>
+            Let that device add this browser again; it goes on with what it has. If you did not renew
+            them, somebody else can sign for your wallet.
+          </p>
+          <JoinDevice chat={chat} request={opening.request} />
+        </div>
+      );
   }
 }
 
@@ -62,15 +83,15 @@ const WHY_NOT_JOINED: Words = {
   decode: NO_ANSWER,
   unsupported_suite: NO_ANSWER,
   not_certified: "This is an answer for another wallet.",
+  refused: "This answer is from before the keys were renewed. Let the other device answer again.",
   verification: ANOTHER_REQUEST,
   bad_classical_signature: ANOTHER_REQUEST,
   bad_post_quantum_signature: ANOTHER_REQUEST,
 };
 
-/** The wallet has secure chat elsewhere: join by that device's word, or begin anew. */
+/** Joining by another device's word. */
 function JoinDevice({ chat, request }: JoinDeviceProps): ReactNode {
   const [answer, setAnswer] = useState("");
-  const [sure, setSure] = useState(false);
   const { underWay, problem, begin } = useAttempt(WHY_NOT_JOINED);
   const field = useId();
 
@@ -84,12 +105,7 @@ function JoinDevice({ chat, request }: JoinDeviceProps): ReactNode {
   }
 
   return (
-    <div className={styles["gate"]}>
-      <h2 className={styles["title"]}>This browser is new to your chat</h2>
-      <p>
-        Your wallet already chats on another device. Let that device add this browser, and both can
-        read from now on. What was written before stays where it is.
-      </p>
+    <>
       {request === null ? (
         <button
           type="button"
@@ -132,33 +148,40 @@ function JoinDevice({ chat, request }: JoinDeviceProps): ReactNode {
           {problem}
         </p>
       )}
-      <details>
-        <summary>The other device is lost</summary>
-        <p>
-          You can begin anew with a new identity. Everyone you write with will see that your safety
-          number has changed, and your old devices stop working.
-        </p>
-        <label>
-          <input
-            type="checkbox"
-            checked={sure}
-            onChange={(event) => {
-              setSure(event.target.checked);
-            }}
-          />{" "}
-          I understand
-        </label>{" "}
-        <button
-          type="button"
-          className={theme["button"]}
-          disabled={!sure}
-          onClick={() => {
-            chat.startAnew();
+    </>
+  );
+}
+
+/** The other device is gone, and with it the identity's key. */
+function BeginAnew({ chat }: { readonly chat: OpeningChat }): ReactNode {
+  const [sure, setSure] = useState(false);
+  return (
+    <details>
+      <summary>The other device is lost</summary>
+      <p>
+        You can begin anew with a new identity. Everyone you write with will see that your safety
+        number has changed, and your old devices stop working.
+      </p>
+      <label>
+        <input
+          type="checkbox"
+          checked={sure}
+          onChange={(event) => {
+            setSure(event.target.checked);
           }}
-        >
-          Begin anew
-        </button>
-      </details>
-    </div>
+        />{" "}
+        I understand
+      </label>{" "}
+      <button
+        type="button"
+        className={theme["button"]}
+        disabled={!sure}
+        onClick={() => {
+          chat.startAnew();
+        }}
+      >
+        Begin anew
+      </button>
+    </details>
   );
 }

@@ -60,6 +60,7 @@ function Conversation({ session, peer, onClose }: ConversationProps): ReactNode 
   const receipts = useAttempt();
   const summary = view.conversations.find((one) => one.peer === peer);
   const changed = summary?.changed ?? false;
+  const rotated = !changed && (summary?.rotated ?? false);
   const unread = summary?.unread ?? 0;
 
   const retry = useCallback((entry: ChatEntry) => session.retry(peer, entry), [session, peer]);
@@ -134,6 +135,7 @@ function Conversation({ session, peer, onClose }: ConversationProps): ReactNode 
         session={session}
         view={view}
         changed={changed}
+        rotated={rotated}
         onCompare={() => {
           setShown("safety");
         }}

@@ -52,6 +52,7 @@ export function DeviceList({ session, peer, onClose }: DeviceListProps): ReactNo
         </section>
       ))}
       <AddDevice session={session} />
+      <RenewKeys session={session} />
     </Dialog>
   );
 }
@@ -125,5 +126,37 @@ function AddDevice({ session }: { readonly session: ChatSession }): ReactNode {
         </p>
       )}
     </form>
+  );
+}
+
+const WHY_NOT_RENEWED: Words = {
+  refused: "It works on the device that set up your chat, once everything you wrote is sent.",
+  unreachable: "The server does not answer. Reload this page: if they are renewed, it is told then.",
+};
+
+/** A new identity key for one's own wallet, on the device that has the present one. */
+function RenewKeys({ session }: { readonly session: ChatSession }): ReactNode {
+  const [done, setDone] = useState(false);
+  const { underWay, problem, begin } = useAttempt(WHY_NOT_RENEWED);
+  return (
+    <details>
+      <summary>Renew your keys</summary>
+      <p>
+        Your wallet signs twice. Everyone you write with is shown a new safety number, and messages go
+        on. Your other devices stop until you add them again.
+      </p>
+      <button
+        type="button"
+        className={theme["button"]}
+        disabled={underWay}
+        onClick={() => {
+          void begin(() => session.rotate()).then(setDone);
+        }}
+      >
+        Renew
+      </button>
+      {problem !== null && <p role="alert">{problem}</p>}
+      {done && <p role="status">Your keys are renewed. Now add your other devices again.</p>}
+    </details>
   );
 }

@@ -71,7 +71,7 @@ export function SafetyNumber({ session, peer, changed, onClose }: SafetyNumberPr
             {grouped(found.number)}
           </p>
           <Code text={found.number} />
-          {changed && found.contact.succession === "reset" && (
+          {(changed ? found.contact.succession === "reset" : found.contact.rotated) && (
             <button
               type="button"
               className={`${theme["button"] ?? ""} ${theme["primary"] ?? ""}`}

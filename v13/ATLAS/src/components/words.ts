@@ -33,7 +33,8 @@ const PROBLEMS: Words = {
   state_rolled_back: "This browser's keys are an old copy. Nothing is sent until you begin again.",
   state_unreadable: "What this browser has kept cannot be read.",
   storage: "The browser could not keep a message. Make room for it, then reload this page.",
-  device_revoked: "This device was revoked. It can neither read nor write any more.",
+  device_revoked:
+    "This device no longer counts: it was revoked, or your keys were renewed on another one. Reload this page.",
   unauthorized: "Your login is no longer valid. Log in again.",
   unreachable: "The server does not answer. Try again when it does.",
   no_wallet: "No wallet is there to sign. Open this page in a browser that has one.",

@@ -17,6 +17,8 @@ import type { Suite } from "./suite";
 /** How long a roster is used before it is asked for again, in milliseconds. */
 const FRESH_FOR = 60_000;
 const KEPT = "contacts/";
+/** There from a rotation until a person has seen the new safety number. */
+const ROTATED = "rotated/";
 
 /** A wallet that one writes with, as the directory shows it. */
 export interface Contact {
@@ -26,6 +28,11 @@ export interface Contact {
    * number and `accept` it before anything is sent to the wallet, or shown of what it sends.
    */
   readonly succession: Succession;
+  /**
+   * Whether it has a new identity that the old one vouches for, and nobody has said yet (`accept`) that
+   * the new safety number was seen. Messages go on.
+   */
+  readonly rotated: boolean;
   /** False when the directory could not be reached: this is what it said last. */
   readonly current: boolean;
 }
@@ -101,6 +108,21 @@ export class Contacts {
     return pinned !== null && equal(pinned, identity.id);
   }
 
+  /**
+   * The roster that has come in the place of `before`, asked for now; null when there is none. Throws as
+   * `roster` does.
+   */
+  async renewed(before: Roster): Promise<Roster | null> {
+    await this.contact(before.wallet);
+    const now = await this.roster(before.wallet);
+    return equal(now.identity.id, before.identity.id) ? null : now;
+  }
+
+  /** Whether a new identity of `wallet` waits to be seen, as far as it was asked for here. */
+  isRotated(wallet: string): boolean {
+    return this.#known.get(wallet)?.contact.rotated ?? false;
+  }
+
   /** 60 digits to compare with the person behind `roster`; see `grouped`. */
   async safetyNumber(roster: Roster): Promise<string> {
     return safetyNumber((await this.#messenger.statements()).identity, roster.identity);
@@ -113,7 +135,9 @@ export class Contacts {
     }
     const known = this.#known.get(roster.wallet);
     const listing = known?.contact.roster === roster ? known.listing : null;
-    await this.#messenger.accept(roster, listing === null ? [] : [keptListing(roster.wallet, listing)]);
+    const entries = listing === null ? [] : [keptListing(roster.wallet, listing)];
+    const seen = { name: ROTATED + roster.wallet, value: null };
+    await this.#messenger.accept(roster, [...entries, seen]);
     this.#known.delete(roster.wallet);
   }
 
@@ -149,13 +173,25 @@ export class Contacts {
     if (roster.wallet !== wallet) {
       throw new CryptoError("not_certified", "the directory answered about another wallet");
     }
-    const succession = await this.#messenger.learn(roster, history);
+    if (wallet === this.#messenger.wallet) await this.#isOurs(identity);
+    const notice = { name: ROTATED + wallet, value: identity.id };
+    const succession = await this.#messenger.learn(roster, history, [notice]);
+    const noticed = await this.#messenger.kept(notice.name);
+    const rotated = succession !== "reset" && noticed.length > 0;
     if (answered && succession !== "reset") {
       await this.#messenger.keep([keptListing(wallet, listing)]);
     }
-    const contact = { roster, succession, current: answered };
+    const contact = { roster, succession, rotated, current: answered };
     this.#known.set(wallet, { contact, listing, at: answered ? this.#now() : 0 });
     return contact;
+  }
+
+  /** The wallet's identity is this device's. Throws `device_revoked`: a new one ends the devices before. */
+  async #isOurs(identity: Identity): Promise<void> {
+    const own = await this.#messenger.statements();
+    if (!equal(own.identity.id, identity.id)) {
+      throw new CryptoError("device_revoked", "the wallet has a new identity, made elsewhere");
+    }
   }
 
   async #kept(wallet: string): Promise<Listing | null> {

@@ -6,26 +6,31 @@
  * answers (SPEC-crypto, "Enrolling a further device"). A wallet whose identity's key is lost can only
  * begin anew: everyone it writes with is then asked to compare the safety number again.
  *
+ * The device with the identity's key can replace that key by another (`rotateIdentity`). The others are
+ * left behind, and join again as they did first (`LeftBehindDevice`).
+ *
  * What is made is stored before it is published, and published again at every start until the
  * directory has it.
  */
 import { type Bytes, concat, equal } from "./bytes";
-import { b32, identifier, Reader, u64, u8, VERSION, walletBytes } from "./codec";
+import { b32, identifier, labelled, Reader, u64, u8, VERSION, walletBytes } from "./codec";
 import {
   Certificate,
   CertificateBody,
   certify,
   describeDevice,
   type DeviceKeys,
+  type DualSignature,
   freshDeviceId,
   generateDeviceKeys,
+  NO_ENDORSER,
   signAsDevice,
 } from "./devices";
 import { type Directory, DirectoryError, type Listing } from "./directory";
 import { CryptoError } from "./errors";
 import { Identity, IdentityBody, NO_PREVIOUS_IDENTITY, vouch } from "./identity";
 import { DEVICE_CERTIFICATE } from "./labels";
-import { Messenger } from "./messenger";
+import { type ArchiveEntry, Messenger } from "./messenger";
 import { fresh } from "./randomness";
 import { verifyRoster } from "./roster";
 import type { SessionStore } from "./store";
@@ -41,6 +46,11 @@ const ROTATION = 7 * 24 * 3600 * 1000;
 const ROTATED_AT = "prekeys/rotated-at";
 /** There from a rotation until the directory has it. */
 const UNPUBLISHED = "prekeys/unpublished";
+/** New prekeys of every kind are due: those that are published are another certificate's. */
+const NO_PREKEYS: readonly ArchiveEntry[] = [
+  { name: ROTATED_AT, value: null },
+  { name: UNPUBLISHED, value: null },
+];
 /** Of one field of an answer: a certificate with its endorsement is the longest. */
 const MAX_FIELD = 16_384;
 
@@ -61,7 +71,7 @@ export interface Enrolment {
  *
  * Throws `not_certified` when the wallet has an identity but this browser no device: `FurtherDevice`
  * adds it, `resetIdentity` begins anew. Throws `identity_changed` when the wallet's identity was
- * reset elsewhere, `device_revoked` when this device was revoked; then `eraseStore` comes first.
+ * replaced elsewhere: `LeftBehindDevice` goes on. Throws `device_revoked` when this device was revoked; then `eraseStore` comes first.
  * Throws DirectoryError, but only where the directory is needed: a device that is there opens
  * without it.
  */
@@ -70,7 +80,7 @@ export async function openMessenger(enrolment: Enrolment): Promise<Messenger> {
   const known = await Messenger.load(store, suite);
   if (known !== null) {
     try {
-      await publishStatements(enrolment, known, await directory.lookup(wallet));
+      await publishStatements(directory, known, await directory.lookup(wallet));
     } catch (error) {
       if (!(error instanceof DirectoryError && error.unreachable)) throw error;
     }
@@ -114,17 +124,70 @@ async function makeIdentity(
   const certificate = await certify(suite, described, signature, identityKey, keys);
   const roster = await verifyRoster(suite, identity, [certificate]);
   const messenger = await Messenger.create(store, suite, keys, roster, device, { identityKey });
-  await publishStatements(enrolment, messenger, listing);
+  await publishStatements(enrolment.directory, messenger, listing);
   return messenger;
+}
+
+/**
+ * Give the wallet a new identity key, which the old one vouches for; this device stays, its other
+ * devices are left behind until they are endorsed again, and everyone the wallet writes with is shown
+ * that the safety number is another one.
+ *
+ * The wallet is asked to sign twice, and then all changes with one commit: before it the old identity
+ * is in use, after it the new one, and the next `openMessenger` publishes that when this does not come
+ * to it. Throws `refused` where the identity's key is on another device, or while a sealed message
+ * waits for the server; DirectoryError when it is made and could not be published.
+ */
+export async function rotateIdentity(
+  enrolment: Omit<Enrolment, "store">,
+  messenger: Messenger,
+): Promise<void> {
+  const { suite, sign, directory, wallet } = enrolment;
+  // One that was made before and did not get there is first: each is judged by the one before it.
+  await publishStatements(directory, messenger, await directory.lookup(wallet));
+  const { identity: before, certificate } = await messenger.statements();
+  const identityKey = await suite.mldsa65.generate();
+  const successor = new IdentityBody({
+    wallet,
+    generation: before.body.generation + 1,
+    previous: before.id,
+    postQuantum: identityKey.publicKey,
+  });
+  const blessing = await messenger.bless(successor);
+  const alone = await vouch(suite, successor, await sign(successor.text), identityKey);
+  const identity = new Identity(
+    successor,
+    alone.walletSignature,
+    alone.postQuantumSignature,
+    blessing,
+  );
+  const body = renewed(certificate.body, identity, NO_ENDORSER);
+  const message = labelled(DEVICE_CERTIFICATE, body.encoded);
+  const next = new Certificate(body, {
+    wallet: await sign(body.text),
+    identity: await suite.mldsa65.sign(identityKey.privateKey, DEVICE_CERTIFICATE, message),
+    device: await messenger.prove(body),
+    endorsement: null,
+  });
+  const roster = await verifyRoster(suite, identity, [next]);
+  await messenger.recertify(roster, { identityKey, keep: NO_PREKEYS });
+  // crash point: of the new identity, and not published; the next start goes on there
+  await publishStatements(directory, messenger, await directory.lookup(wallet));
+}
+
+/** The same device and keys, under another identity of its wallet. */
+function renewed(body: CertificateBody, identity: Identity, endorser: Bytes): CertificateBody {
+  const { wallet, device, signing, agreement, postQuantum } = body;
+  const keys = { signing, agreement, postQuantum };
+  return new CertificateBody({ wallet, identity: identity.id, device, ...keys, endorser });
 }
 
 /** Publish whatever of this device's statements `listing` lacks, then see to the prekeys. */
 async function publishStatements(
-  enrolment: Enrolment,
+  directory: Directory,
   messenger: Messenger,
   listing: Listing,
 ): Promise<void> {
-  const { directory } = enrolment;
   const { identity, certificate } = await messenger.statements();
   if (listing.identity === null || !equal(listing.identity.id, identity.id)) {
     const successor =
@@ -184,14 +247,14 @@ export async function publishPrekeys(
 }
 
 /** What a further device tells of itself: `u8 2 ‖ wallet ‖ device ‖ Ed25519 ‖ X25519 ‖ ML-DSA-65`. */
-function encodeRequest(wallet: string, device: string, keys: DeviceKeys): Bytes {
+function encodeRequest({ wallet, device, keys }: EnrolmentRequest): Bytes {
   return concat(
     u8(VERSION),
     walletBytes(wallet),
     identifier(device),
-    keys.signing.publicKey,
-    keys.agreement.publicKey,
-    keys.postQuantum.publicKey,
+    keys.signing,
+    keys.agreement,
+    keys.postQuantum,
   );
 }
 
@@ -210,7 +273,10 @@ export class FurtherDevice {
     this.#enrolment = enrolment;
     this.#keys = keys;
     this.device = device;
-    this.request = encodeRequest(enrolment.wallet, device, keys);
+    const { wallet } = enrolment;
+    const [signing, agreement] = [keys.signing.publicKey, keys.agreement.publicKey];
+    const postQuantum = keys.postQuantum.publicKey;
+    this.request = encodeRequest({ wallet, device, keys: { signing, agreement, postQuantum } });
   }
 
   static async begin(enrolment: Enrolment): Promise<FurtherDevice> {
@@ -220,32 +286,103 @@ export class FurtherDevice {
 
   /** Take the other device's answer; the wallet is asked to sign. Throws `decode`, `not_certified`. */
   async finish(answer: Bytes): Promise<Messenger> {
-    const { wallet, sign, directory, store, suite } = this.#enrolment;
-    const reader = new Reader(answer);
-    reader.version();
-    const identity = Identity.decode(reader.b32(MAX_FIELD));
-    const endorser = Certificate.decode(reader.b32(MAX_FIELD));
-    const identitySignature = reader.b32(MLDSA_SIGNATURE);
-    const endorsement = {
-      classical: reader.b32(ED25519_SIGNATURE),
-      postQuantum: reader.b32(MLDSA_SIGNATURE),
-    };
-    reader.end();
-    if (identity.wallet !== wallet) {
-      throw new CryptoError("not_certified", "the answer is for another wallet");
-    }
-    const body = describeDevice(identity, this.device, this.#keys, endorser);
-    const certificate = new Certificate(body, {
-      wallet: await sign(body.text),
-      identity: identitySignature,
-      device: await signAsDevice(suite, this.#keys, DEVICE_CERTIFICATE, body.encoded),
-      endorsement,
-    });
+    const { wallet, directory, store, suite } = this.#enrolment;
+    const word = decodeAnswer(answer, wallet);
+    const { identity } = word;
+    const body = describeDevice(identity, this.device, this.#keys, word.endorser);
+    const proof = await signAsDevice(suite, this.#keys, DEVICE_CERTIFICATE, body.encoded);
+    const certificate = await certified(this.#enrolment, word, body, proof);
     const listing = await directory.lookup(wallet);
     const certificates = [...listing.certificates, certificate];
     const roster = await verifyRoster(suite, identity, certificates, listing.revocations);
     const messenger = await Messenger.create(store, suite, this.#keys, roster, this.device);
-    await publishStatements(this.#enrolment, messenger, listing);
+    await publishStatements(directory, messenger, listing);
+    return messenger;
+  }
+}
+
+/** What `answerRequest` answers: an identity's and one of its devices' word for another device. */
+interface Answer {
+  readonly identity: Identity;
+  readonly endorser: Certificate;
+  readonly identitySignature: Bytes;
+  readonly endorsement: DualSignature;
+}
+
+/** Throws `decode`, or `not_certified` when it is not for `wallet`. */
+function decodeAnswer(answer: Bytes, wallet: string): Answer {
+  const reader = new Reader(answer);
+  reader.version();
+  const identity = Identity.decode(reader.b32(MAX_FIELD));
+  const endorser = Certificate.decode(reader.b32(MAX_FIELD));
+  const identitySignature = reader.b32(MLDSA_SIGNATURE);
+  const endorsement = {
+    classical: reader.b32(ED25519_SIGNATURE),
+    postQuantum: reader.b32(MLDSA_SIGNATURE),
+  };
+  reader.end();
+  if (identity.wallet !== wallet) {
+    throw new CryptoError("not_certified", "the answer is for another wallet");
+  }
+  return { identity, endorser, identitySignature, endorsement };
+}
+
+/** The certificate that the wallet's signature makes whole; nothing of it is verified yet. */
+async function certified(
+  { sign }: Enrolment,
+  { identitySignature, endorsement }: Answer,
+  body: CertificateBody,
+  device: DualSignature,
+): Promise<Certificate> {
+  const wallet = await sign(body.text);
+  return new Certificate(body, { wallet, identity: identitySignature, device, endorsement });
+}
+
+/**
+ * This browser's device after the wallet's identity was replaced on another one: it goes on, with the
+ * same id and keys, once that one has answered its request.
+ */
+export class LeftBehindDevice {
+  readonly #enrolment: Enrolment;
+  readonly #messenger: Messenger;
+  /** To be carried to the device that has the identity's key, by the person's own hand. */
+  readonly request: Bytes;
+
+  private constructor(enrolment: Enrolment, messenger: Messenger, request: Bytes) {
+    this.#enrolment = enrolment;
+    this.#messenger = messenger;
+    this.request = request;
+  }
+
+  /** Null when there is no device in this browser. */
+  static async find(enrolment: Enrolment): Promise<LeftBehindDevice | null> {
+    const messenger = await Messenger.load(enrolment.store, enrolment.suite);
+    if (messenger === null) return null;
+    const { certificate } = await messenger.statements();
+    const { wallet, device } = certificate;
+    const request = encodeRequest({ wallet, device, keys: certificate.body });
+    return new LeftBehindDevice(enrolment, messenger, request);
+  }
+
+  /**
+   * Take the other device's answer; the wallet is asked to sign. Throws `decode`, `not_certified`, or
+   * `refused` for the identity that this device is of; then nothing has changed.
+   */
+  async finish(answer: Bytes): Promise<Messenger> {
+    const { wallet, directory, suite } = this.#enrolment;
+    const messenger = this.#messenger;
+    const word = decodeAnswer(answer, wallet);
+    const { identity: known, certificate: before } = await messenger.statements();
+    if (equal(word.identity.id, known.id)) {
+      throw new CryptoError("refused", "the device is of this identity already");
+    }
+    const body = renewed(before.body, word.identity, word.endorser.id);
+    const proof = await messenger.prove(body);
+    const certificate = await certified(this.#enrolment, word, body, proof);
+    const roster = await verifyRoster(suite, word.identity, [word.endorser, certificate]);
+    await messenger.recertify(roster, { keep: NO_PREKEYS });
+    // crash point: as in `rotateIdentity`
+    await publishStatements(directory, messenger, await directory.lookup(wallet));
     return messenger;
   }
 }

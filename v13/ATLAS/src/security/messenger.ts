@@ -35,8 +35,8 @@ import {
 } from "./envelope";
 import { CryptoError, NoSession } from "./errors";
 import { Frame, MAX_SEQ } from "./frame";
-import { Identity, type Succession, succession } from "./identity";
-import { DEVICE_CERTIFICATE, DEVICE_REVOCATION, INITIATION } from "./labels";
+import { Identity, type IdentityBody, type Succession, succession } from "./identity";
+import { DEVICE_CERTIFICATE, DEVICE_REVOCATION, IDENTITY, INITIATION } from "./labels";
 import { initiate, respond, sessionId } from "./pqxdh";
 import {
   type Bundle,
@@ -148,6 +148,10 @@ const SELF_KEYS = ["self/signing", "self/agreement", "self/post-quantum"] as con
 /** The identity's ML-DSA-65 key, on the device that made it. */
 const IDENTITY_KEY = "self/identity-key";
 const COUNTERS = "prekeys";
+/** The own certificate before this one, and its sessions, in which nothing is sealed. */
+const FORMER = "self/former";
+const FORMER_SESSIONS = "former/";
+const SESSIONS = "session/";
 const OUTBOX = "outbox/";
 const ARCHIVE = "archive/";
 
@@ -212,18 +216,64 @@ export class Messenger {
   /**
    * Go on under a new certificate of the same device and keys: the own identity has rotated.
    *
-   * Sessions end with the certificate that they were bound to; the caller must then publish prekeys
-   * with `rotate`. Throws `not_certified`.
+   * Nothing is sealed any more in the sessions of the certificate before, and those of the one before
+   * that are gone; they open what others sealed before they knew (C34). `identityKey` where this
+   * device made the new identity: then no sealed message may wait for the server. `keep`: entries that
+   * change with it. The caller must then publish prekeys with `rotate`. Throws `not_certified`, or
+   * `refused`.
    */
-  async recertify(roster: Roster): Promise<void> {
+  async recertify(
+    roster: Roster,
+    options: { readonly identityKey?: KeyPair; readonly keep?: readonly ArchiveEntry[] } = {},
+  ): Promise<void> {
+    const { identityKey, keep = [] } = options;
     if (roster.wallet !== this.wallet) {
       throw new CryptoError("not_certified", "the roster is of another wallet");
     }
     await this.#store.transact(async (records) => {
-      const { keys } = await this.#self(records);
+      const { keys, certificate: before } = await this.#self(records);
       const certificate = ownCertificate(roster, this.device, keys);
-      for (const name of await records.names("session/")) records.put(name, null);
+      if (equal(certificate.id, before.id)) {
+        throw new CryptoError("refused", "the device goes by this certificate already");
+      }
+      if (identityKey !== undefined && (await records.names(OUTBOX)).length > 0) {
+        throw new CryptoError("refused", "messages wait for the server: rotate when it has them");
+      }
+      for (const name of await records.names(FORMER_SESSIONS)) records.put(name, null);
+      for (const name of await records.names(SESSIONS)) {
+        records.put(FORMER_SESSIONS + name.slice(SESSIONS.length), await records.get(name));
+        records.put(name, null);
+      }
+      records.put(FORMER, before.encode());
+      // The key of an identity that is no longer the wallet's has nothing to say.
+      records.put(IDENTITY_KEY, identityKey?.privateKey ?? null);
       putSelf(records, { keys, identity: roster.identity, certificate }, roster);
+      putEntries(records, keep);
+    });
+  }
+
+  /**
+   * The word of this identity's key for its successor. Throws `refused` where the key is not on this
+   * device, or `body` is of no successor.
+   */
+  bless(body: IdentityBody): Promise<Bytes> {
+    return this.#store.transact(async (records) => {
+      const { identity } = await this.#self(records);
+      if (body.wallet !== this.wallet || !equal(body.previous, identity.id)) {
+        throw new CryptoError("refused", "an identity blesses what comes after it");
+      }
+      return this.#signAsIdentity(records, IDENTITY, body.encoded);
+    });
+  }
+
+  /** That this device has the keys of `body`, one of its own. Throws `not_certified`. */
+  prove(body: CertificateBody): Promise<CertificateSignatures["device"]> {
+    return this.#store.transact(async (records) => {
+      const { keys } = await this.#self(records);
+      if (!hasKeys(keys, body)) {
+        throw new CryptoError("not_certified", "the certificate is of other keys");
+      }
+      return signAsDevice(this.#suite, keys, DEVICE_CERTIFICATE, body.encoded);
     });
   }
 
@@ -285,9 +335,14 @@ export class Messenger {
    *
    * `history`: the statements between the pinned identity and this one, both included, when there
    * were rotations meanwhile. On *reset* nothing is sent to the wallet, nor shown of what it sends,
-   * until `accept`: the caller must show the new safety number.
+   * until `accept`: the caller must show the new safety number. It must show that of a *rotated* one
+   * too, once: `rotated` are entries that are kept with such a pin.
    */
-  learn(roster: Roster, history: readonly Identity[] = []): Promise<Succession> {
+  learn(
+    roster: Roster,
+    history: readonly Identity[] = [],
+    rotated: readonly ArchiveEntry[] = [],
+  ): Promise<Succession> {
     return this.#store.transact(async (records) => {
       const pin = await readPin(records, roster.wallet);
       let how: Succession = "first";
@@ -301,6 +356,7 @@ export class Messenger {
         const revoked = new Set([...roster.revoked, ...before]);
         if (how !== "same" || revoked.size !== pin?.revoked.size) {
           putPin(records, roster.wallet, { identity: roster.identity.id, revoked });
+          if (how === "rotated") putEntries(records, rotated);
         }
       }
       return how;
@@ -457,6 +513,7 @@ export class Messenger {
       );
       const session = Session.initiated(agreement, handshake, bundle.signed.key);
       records.put(sessionsName(peer), sessions.with(session).encode());
+      await noteCertificate(records, peer);
     });
   }
 
@@ -634,9 +691,15 @@ export class Messenger {
     const stored = bytesOf(await records.get(streamName));
     const stream = stored === null ? new Incoming() : Incoming.decode(stored);
     stream.check(frame.seq);
-    // (3) A wrap is addressed to this device.
+    // (3) A wrap is addressed to this device, if only by the certificate it had before.
     const sealed = Envelope.decode(frame.ciphertext);
-    const wrapped = sealed.wrapFor(own.slice(0, ADDRESS));
+    let [mine, prefix] = [self.certificate, SESSIONS];
+    let wrapped = sealed.wrapFor(own.slice(0, ADDRESS));
+    const former = wrapped === null ? bytesOf(await records.get(FORMER)) : null;
+    if (former !== null) {
+      [mine, prefix] = [Certificate.decode(former), FORMER_SESSIONS];
+      wrapped = sealed.wrapFor(mine.id.slice(0, ADDRESS));
+    }
     if (wrapped === null) {
       throw new CryptoError("not_addressed", "the sender did not encrypt to this device");
     }
@@ -644,10 +707,20 @@ export class Messenger {
     const { sender, device, seq, ts, cids } = frame;
     const data = associatedData(sender, device, recipient, seq, sealed.previous);
     const digest = sha256(data);
-    const [sessions = new Sessions()] = await readSessions(records, [peer]);
-    const known = sessions.find(wrapped.session);
+    let name = prefix + toHex(peer.id);
+    let sessions = await sessionsIn(records, name);
+    let known = sessions.find(wrapped.session);
+    const before = known === null ? await certificateBefore(records, peer) : null;
+    if (before !== null) {
+      // The peer has a new certificate and may have sealed this under the one before.
+      const earlier = await sessionsIn(records, prefix + toHex(before));
+      known = earlier.find(wrapped.session);
+      if (known !== null) [name, sessions] = [prefix + toHex(before), earlier];
+    }
     const accepted =
-      known === null ? await this.#accept(records, self, peer, wrapped, sealed, digest) : null;
+      known === null
+        ? await this.#accept(records, { ...self, certificate: mine }, peer, wrapped, sealed, digest)
+        : null;
     const session = known ?? accepted?.session;
     if (session === undefined) throw new TypeError("a session is known or accepted");
     const { key, next } = await session.unwrap(this.#suite, wrapped, digest, sealed.commitment);
@@ -656,7 +729,8 @@ export class Messenger {
     // (7) All is authentic: only now does anything change.
     const taken = stream.take(seq, sealed.previous, frame.hash);
     records.put(streamName, taken.next.encode());
-    records.put(sessionsName(peer), sessions.with(next).encode());
+    records.put(name, sessions.with(next).encode());
+    await noteCertificate(records, peer);
     for (const used of accepted?.oneTime ?? []) records.put(prekeyName(used.kind, used.id), null);
     const { continuity } = taken;
     const openedSession = accepted !== null;
@@ -771,7 +845,7 @@ export class Messenger {
    */
   beginAgain(): Promise<void> {
     return this.#store.beginAgain(async (records) => {
-      for (const prefix of ["session/", "prekey/", OUTBOX]) {
+      for (const prefix of [SESSIONS, FORMER_SESSIONS, "prekey/", OUTBOX]) {
         for (const name of await records.names(prefix)) records.put(name, null);
       }
       const counters = await readCounters(records);
@@ -806,13 +880,18 @@ function bytesOf(stored: Stored | null): Bytes | null {
 
 function ownCertificate(roster: Roster, device: string, keys: DeviceKeys): Certificate {
   const certificate = roster.device(device);
-  const { body } = certificate;
-  const same =
+  if (!hasKeys(keys, certificate.body)) {
+    throw new CryptoError("not_certified", "the certificate is of other keys");
+  }
+  return certificate;
+}
+
+function hasKeys(keys: DeviceKeys, body: CertificateBody): boolean {
+  return (
     equal(keys.signing.publicKey, body.signing) &&
     equal(keys.agreement.publicKey, body.agreement) &&
-    equal(keys.postQuantum.publicKey, body.postQuantum);
-  if (!same) throw new CryptoError("not_certified", "the certificate is of other keys");
-  return certificate;
+    equal(keys.postQuantum.publicKey, body.postQuantum)
+  );
 }
 
 /** What the store holds of the device itself, and the pin of its own wallet. */
@@ -938,7 +1017,31 @@ async function secretInForce(
 }
 
 function sessionsName(certificate: Certificate): string {
-  return `session/${toHex(certificate.id)}`;
+  return SESSIONS + toHex(certificate.id);
+}
+
+async function sessionsIn(records: Records, name: string): Promise<Sessions> {
+  const data = bytesOf(await records.get(name));
+  return data === null ? new Sessions() : Sessions.decode(data);
+}
+
+function peerName({ wallet, device }: Certificate): string {
+  return `peer/${wallet}/${device}`;
+}
+
+/** Remember which certificate a peer's device has now, and which one it had before. */
+async function noteCertificate(records: Records, peer: Certificate): Promise<void> {
+  const known = bytesOf(await records.get(peerName(peer))) ?? new Uint8Array();
+  const last = known.slice(0, peer.id.length);
+  if (!equal(last, peer.id)) records.put(peerName(peer), concat(peer.id, last));
+}
+
+/** The id of the last other certificate that a peer's device had; null when none is known. */
+async function certificateBefore(records: Records, peer: Certificate): Promise<Bytes | null> {
+  const known = bytesOf(await records.get(peerName(peer))) ?? new Uint8Array();
+  const last = known.slice(0, peer.id.length);
+  const found = equal(last, peer.id) ? known.slice(peer.id.length) : last;
+  return found.length === 0 ? null : found;
 }
 
 /** The sessions with each of these devices. */

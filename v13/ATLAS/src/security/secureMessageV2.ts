@@ -6,6 +6,10 @@ import type { Contacts } from "./contacts";
 import { CryptoError } from "./errors";
 import { type ChatMessage, Frame } from "./frame";
 import type { Keep, Messenger, Opened } from "./messenger";
+import type { Roster } from "./roster";
+
+/** What a message gives that was sealed under a certificate which is not known here yet. */
+const MAY_BE_RENEWED = new Set(["decrypt", "unknown_session"]);
 
 /** The fields of a message as they are on the wire; bytes in standard base64. */
 export interface SecureMessageV2Payload {
@@ -71,6 +75,22 @@ export class SecureMessageClient {
       throw new CryptoError("not_addressed", "the frame is of another conversation");
     }
     const roster = await this.contacts.roster(frame.sender, frame.device);
+    try {
+      return await this.#open(frame, roster, keep);
+    } catch (error) {
+      if (!(error instanceof CryptoError && MAY_BE_RENEWED.has(error.code))) throw error;
+      // Its sender's device may have another certificate by now than was known here (C35).
+      const renewed = await this.contacts.renewed(roster);
+      if (renewed === null) throw error;
+      return this.#open(frame, renewed, keep);
+    }
+  }
+
+  async #open(
+    frame: Frame,
+    roster: Roster,
+    keep: Keep<DecryptedMessage> | undefined,
+  ): Promise<DecryptedMessage> {
     const opened: DecryptedMessage[] = [];
     // Inside of the transaction, so that content which is not text changes nothing either.
     await this.#messenger.open({ frame, roster }, (one, kept) => {

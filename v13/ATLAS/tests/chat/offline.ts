@@ -4,6 +4,7 @@ import { vi } from "vitest";
 import { chatName, type ChatEntry, conversationName, kept, waitingName } from "../../src/chat/archive";
 import { ChatSession } from "../../src/chat/session";
 import { Directory, type Listing, type Stock } from "../../src/security/directory";
+import type { Identity } from "../../src/security/identity";
 import type { Publication } from "../../src/security/prekeys";
 import { selectSuite } from "../../src/security/select";
 import { type Device, pair, type Person } from "../security/people";
@@ -17,6 +18,8 @@ const PATIENCE = 60_000;
 /** Shows what people have made; takes what is published once it `answers`. */
 class Shown extends Directory {
   answers = false;
+  /** Statements before the one in force. */
+  history: readonly Identity[] = [];
   readonly #people: readonly Person[];
 
   constructor(people: readonly Person[]) {
@@ -28,7 +31,8 @@ class Shown extends Directory {
     const person = this.#people.find((one) => one.roster.wallet === wallet);
     if (person === undefined) return super.lookup(wallet);
     const { identity, certificates, revocations } = person;
-    return Promise.resolve({ identity, history: [], certificates, revocations, position: 1 });
+    const { history } = this;
+    return Promise.resolve({ identity, history, certificates, revocations, position: 1 });
   }
 
   override publishPrekeys(device: string, publication: Publication): Promise<Stock> {
@@ -57,6 +61,7 @@ export async function offline(shown: "everyone" | "nobody"): Promise<Offline> {
     messenger: device.messenger,
     directory,
     suite,
+    sign: () => Promise.reject(new Error("nobody signs")),
     url: `${NOWHERE}/v1/chat/ws`,
     token: "",
   });

@@ -67,3 +67,17 @@ test("a tab that slept while another took more than a page has no hole", async (
   expect(shown()).toEqual(history(11, 240).map(({ seq }) => seq));
   expect(session.conversation(BOB).more).toBe(true);
 });
+
+test("a rotated identity shows, over reloads, until its number was seen, and stops nothing", async () => {
+  const { session, bob, directory } = await offline("everyone");
+  const { wallet: peer } = bob.roster;
+  directory.history = [await bob.renew(true)];
+  const contact = await session.contact(peer);
+  if (contact === null) throw new Error("there is an identity");
+  expect(session.summary(peer)).toMatchObject({ changed: false, rotated: true });
+  expect(await session.contact(peer)).toMatchObject({ succession: "same", rotated: true });
+  await session.accept(peer, contact, await session.safetyNumber(contact));
+  expect(session.summary(peer)).toMatchObject({ changed: false, rotated: false });
+  expect(await session.contact(peer)).toMatchObject({ rotated: false });
+  session.close();
+});

@@ -25,7 +25,8 @@ afterEach(() => {
 
 function Shown({ session }: { readonly session: ChatSession }): ReactNode {
   const view = useSessionView(session);
-  return <Banners session={session} view={view} changed={false} onCompare={() => undefined} />;
+  const shown = { session, view, changed: false, rotated: true, onCompare: () => undefined };
+  return <Banners {...shown} />;
 }
 
 test("to begin again fails aloud while the server does not answer, and works when it does", async () => {
@@ -36,7 +37,10 @@ test("to begin again fails aloud while the server does not answer, and works whe
   tab.postMessage("");
   tab.close();
   root.render(<Shown session={session} />);
-  const begin = await waitUntil(() => place.querySelector("button"));
+  await waitUntil(() => place.textContent.includes("Messages go on."));
+  const begin = await waitUntil(() =>
+    [...place.querySelectorAll("button")].find((one) => one.textContent === "Begin again"),
+  );
   begin.click();
   await waitUntil(() => place.textContent.includes("It did not begin again."));
   expect(place.textContent).toContain("The server does not answer. Try again");

@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 
 import { equal, toBase64 } from "../../src/security/bytes";
-import { Contacts } from "../../src/security/contacts";
+import { type Contact, Contacts } from "../../src/security/contacts";
 import { RevocationBody } from "../../src/security/devices";
 import { Directory, DirectoryError } from "../../src/security/directory";
 import {
@@ -11,8 +11,10 @@ import {
   type Enrolment,
   FurtherDevice,
   keepPrekeysInStock,
+  LeftBehindDevice,
   openMessenger,
   resetIdentity,
+  rotateIdentity,
 } from "../../src/security/enrolment";
 import { CryptoError } from "../../src/security/errors";
 import type { ChatMessage } from "../../src/security/frame";
@@ -286,6 +288,111 @@ test("a reset identity stops the other side until the new number is compared", a
   await warned.contacts.accept(contact.roster, number);
   expect((await warned.decrypt(frame)).text).toBe("it is me, really");
   expect((await fromLost.decrypt(await warned.encrypt("welcome back"))).text).toBe("welcome back");
+});
+
+/** The peer, as the directory has it now. */
+async function contactOf(client: SecureMessageClient): Promise<Contact> {
+  const contact = await client.contacts.contact(client.peerWallet);
+  if (contact === null) throw new Error("there is an identity");
+  return contact;
+}
+
+test("a rotated identity goes on, what was sealed before it opens, and the other side is told", async () => {
+  const [ours, theirs] = [await alice.client(bob.key.wallet), await bob.client(alice.key.wallet)];
+  const frame = await ours.encrypt("hello");
+  await theirs.decrypt(frame);
+  await ours.decrypt(await theirs.encrypt("hello to you"));
+  const messenger = await alice.open();
+  const enrolment = await alice.enrolment();
+  expect(await codeOf(rotateIdentity(enrolment, messenger))).toBe("refused");
+  for (const one of await messenger.outbox()) await messenger.acknowledged(one);
+  const late = await theirs.encrypt("sealed before he knows");
+  const early = await ours.encrypt("sealed before the rotation");
+  for (const one of await messenger.outbox()) await messenger.acknowledged(one);
+  const asked = alice.asked;
+  await rotateIdentity(enrolment, messenger);
+  expect(alice.asked).toBe(asked + 2);
+  const before = await contactOf(await bob.client(alice.key.wallet)).catch(() => null);
+  expect(before?.rotated).toBe(true);
+  const after = await alice.client(bob.key.wallet);
+  expect((await after.decrypt(late)).text).toBe("sealed before he knows");
+  // His roster of her is fresh and old: what does not open is tried with the new one.
+  const next = await after.encrypt("under the new certificate");
+  expect((await alice.post(next)).status).toBe(201);
+  expect((await theirs.decrypt(early)).text).toBe("sealed before the rotation");
+  expect((await theirs.decrypt(next)).text).toBe("under the new certificate");
+  expect((await after.decrypt(await theirs.encrypt("got it"))).text).toBe("got it");
+  // He is told until he has seen the number, over restarts.
+  const again = await bob.client(alice.key.wallet);
+  const contact = await contactOf(again);
+  expect([contact.succession, contact.rotated]).toEqual(["same", true]);
+  const roster = await after.contacts.roster(bob.key.wallet);
+  await again.contacts.accept(contact.roster, await after.contacts.safetyNumber(roster));
+  expect((await contactOf(again)).rotated).toBe(false);
+});
+
+test.each(["putIdentity", "addDevice", "publishPrekeys"] as const)(
+  "a rotation whose %s did not reach the server is published at the next start",
+  async (step) => {
+    const theirs = await bob.client(alice.key.wallet);
+    const messenger = await alice.open();
+    await theirs.encrypt("before");
+    const enrolment = await alice.enrolment();
+    const down = (): Promise<never> => Promise.reject(new DirectoryError(503, "down", 1));
+    Object.assign(enrolment.directory, { [step]: down });
+    expect(await codeOf(rotateIdentity(enrolment, messenger))).toBe("down");
+    // Renewed once more by a person who saw it fail: the first of the two comes first.
+    await rotateIdentity(await alice.enrolment(), messenger);
+    const ours = await alice.client(bob.key.wallet);
+    expect((await contactOf(theirs)).rotated).toBe(true);
+    expect((await ours.decrypt(await theirs.encrypt("after"))).text).toBe("after");
+  },
+);
+
+test("a rotation that a person does not sign to its end changes nothing", async () => {
+  const messenger = await alice.open();
+  const { identity } = await messenger.statements();
+  const enrolment = await alice.enrolment();
+  for (const signed of [0, 1]) {
+    let left = signed;
+    const sign = (text: string): Promise<Uint8Array<ArrayBuffer>> =>
+      left-- > 0 ? enrolment.sign(text) : Promise.reject(new Error("not signed"));
+    await expect(rotateIdentity({ ...enrolment, sign }, messenger)).rejects.toThrow("not signed");
+  }
+  const after = await (await alice.open()).statements();
+  expect(equal(after.identity.id, identity.id)).toBe(true);
+});
+
+test("a device that a rotation left behind says so and goes on once it is endorsed again", async () => {
+  const first = await alice.open();
+  const second = await Browser.of(alice.key);
+  const further = await FurtherDevice.begin(await second.enrolment());
+  const laptop = await further.finish(await answerRequest(first, further.request));
+  const there = await bob.client(alice.key.wallet);
+  const here = await second.client(bob.key.wallet);
+  await here.decrypt(await there.encrypt("before"));
+  const stale = await answerRequest(first, further.request);
+  expect(await codeOf(rotateIdentity(await second.enrolment(), laptop))).toBe("refused");
+  await rotateIdentity(await alice.enrolment(), first);
+  expect(await codeOf(second.open())).toBe("identity_changed");
+  const unaware = new SecureMessageClient(
+    laptop,
+    new Contacts(laptop, second.directory(), suite),
+    bob.key.wallet,
+  );
+  expect(await codeOf(unaware.encrypt("from the one left behind"))).toBe("device_revoked");
+  const left = await LeftBehindDevice.find(await second.enrolment());
+  if (left === null) throw new Error("there is a device");
+  expect(left.request).toEqual(further.request);
+  expect(await codeOf(left.finish(stale))).toBe("refused");
+  const messenger = await left.finish(await answerRequest(first, left.request));
+  expect(messenger.device).toBe(further.device);
+  const both = await bob.client(alice.key.wallet);
+  const frame = await both.encrypt("on both again");
+  for (const browser of [alice, second]) {
+    const client = await browser.client(bob.key.wallet);
+    expect((await client.decrypt(frame)).text).toBe("on both again");
+  }
 });
 
 test("a directory that shows another wallet's statements is not believed", async () => {

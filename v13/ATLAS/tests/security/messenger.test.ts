@@ -262,7 +262,7 @@ describe("who", () => {
     expect(await alice.on("a").active(bob.roster)).toHaveLength(1);
   });
 
-  test("a rotated identity is pinned silently, also over several rotations", async () => {
+  test("a rotated identity is pinned, also over several rotations", async () => {
     const { alice, bob } = await pair(suite);
     const first = await bob.renew(true);
     const second = await bob.renew(true);
@@ -274,6 +274,102 @@ describe("who", () => {
     await connect(alice.on("a"), bob);
     const frame = await write(alice, "a", bob, "still");
     expect(textOf(await bob.on("b").open({ frame, roster: alice.roster }))).toBe("still");
+  });
+
+  test("what is kept with the pin of a rotated identity is kept with no other", async () => {
+    const { alice, bob } = await pair(suite);
+    const notice = [{ name: "rotated", value: utf8("x") }];
+    expect(await alice.on("a").learn(bob.roster, [], notice)).toBe("same");
+    expect(await alice.on("a").kept("rotated")).toEqual([]);
+    const before = await bob.renew(true);
+    expect(await alice.on("a").learn(bob.roster, [], notice)).toBe("reset");
+    expect(await alice.on("a").kept("rotated")).toEqual([]);
+    expect(await alice.on("a").learn(bob.roster, [before], notice)).toBe("rotated");
+    expect(await alice.on("a").kept("rotated")).toHaveLength(1);
+  });
+
+  /** Bob rotates his identity, and his device goes on; nobody knows yet. */
+  async function rotate(bob: Person): Promise<void> {
+    await bob.renew(true);
+    await bob.on("b").recertify(bob.roster);
+    bob.stock.publish(await bob.on("b").publishPrekeys({ oneTime: 1, rotate: true }));
+  }
+
+  test("what was sealed for a device's certificate before opens, one back and no further", async () => {
+    const { alice, bob } = await pair(suite);
+    const before = bob.roster;
+    const carol = await Person.make(suite, bob.stock, "c");
+    await acquaint(carol, bob);
+    await connect(carol.on("c"), bob);
+    const { wallet: recipient } = before;
+    const seal = (from: Person, device: string, text: string): Promise<Frame> =>
+      from.on(device).seal({
+        recipient,
+        rosters: [before, from.roster],
+        content: utf8(text),
+        ts: 0,
+      });
+    const frames = [await seal(alice, "a", "1"), await seal(alice, "a", "2")];
+    const [first, second] = frames;
+    if (first === undefined || second === undefined) throw new Error("two frames");
+    await bob.on("b").open({ frame: first, roster: alice.roster });
+    const opening = await seal(carol, "c", "a session of its own");
+    await rotate(bob);
+    const device = await bob.restart("b");
+    const missing = async (): Promise<number> =>
+      (await device.missingSessions([alice.roster, carol.roster])).length;
+    expect(await missing()).toBe(2);
+    expect(textOf(await device.open({ frame: second, roster: alice.roster }))).toBe("2");
+    expect(textOf(await device.open({ frame: opening, roster: carol.roster }))).toBe(
+      "a session of its own",
+    );
+    await refused(device.open({ frame: opening, roster: carol.roster }), "replayed");
+    expect(await missing()).toBe(2);
+    const late = await seal(alice, "a", "late");
+    await rotate(bob);
+    await refused(bob.on("b").open({ frame: late, roster: alice.roster }), "not_addressed");
+  });
+
+  test("what a device sealed under its certificate before opens in the session it had", async () => {
+    const { alice, bob } = await correspondents(suite);
+    const [early, late] = [await write(bob, "b", alice, "1"), await write(bob, "b", alice, "2")];
+    const before = bob.identity;
+    await rotate(bob);
+    const device = await alice.restart("a");
+    expect(await device.learn(bob.roster, [before])).toBe("rotated");
+    expect(textOf(await device.open({ frame: early, roster: bob.roster }))).toBe("1");
+    await connect(device, bob);
+    const reply = await write(alice, "a", bob, "by the new one");
+    await bob.on("b").open({ frame: reply, roster: alice.roster });
+    expect(textOf(await device.open({ frame: late, roster: bob.roster }))).toBe("2");
+  });
+
+  test("a certificate is a device's own, and it goes on under each once", async () => {
+    const { alice, bob } = await pair(suite);
+    await refused(bob.on("b").prove(alice.roster.device("a").body), "not_certified");
+    await refused(bob.on("b").recertify(bob.roster), "refused");
+    await refused(bob.on("b").bless(bob.identity.body), "refused");
+  });
+
+  test("an accepted identity brings no revoked device back", async () => {
+    const stock = new Stock();
+    const [alice, bob] = [await Person.make(suite, stock, "a"), await Person.make(suite, stock, "b")];
+    await bob.add("lost");
+    await acquaint(alice, bob);
+    await bob.renew(false);
+    const whole = bob.roster;
+    expect(await alice.on("a").learn(whole)).toBe("reset");
+    await bob.on("b").recertify(bob.roster, { identityKey: bob.identityKey });
+    await bob.revoke("lost");
+    await alice.on("a").accept(bob.roster);
+    const devices = async (): Promise<readonly string[]> =>
+      (await alice.on("a").active(whole)).map((one) => one.device);
+    expect(await devices()).toEqual(["b"]);
+    // A directory that forgets the revocation, and a person who accepts what it shows once more.
+    await alice.on("a").accept(whole);
+    expect(await devices()).toEqual(["b"]);
+    await alice.on("a").learn(whole);
+    expect(await devices()).toEqual(["b"]);
   });
 
   test("a revoked device is not encrypted to, shown again or not", async () => {

@@ -66,6 +66,21 @@ test("A4: a message in another place than its sender gave it shows as such", asy
   await alice.sees("while a false place was believed");
 });
 
+test("the time of a message is the ledger's, and none where the server's makes no sense", async () => {
+  const { alice, between } = await cast.scene();
+  const [message] = between.delivered();
+  const timeOf = (text: string): Promise<string | null> =>
+    alice.line(text).locator("time").getAttribute("datetime");
+  const ledger = Date.parse(String(message?.["timestamp"]));
+  expect(await timeOf("hello Alice")).toBe(new Date(ledger).toISOString());
+  for (const [at, timestamp] of ["1969-12-31T23:59:59Z", "9999-01-01T00:00:00Z", "soon"].entries()) {
+    between.deliver = (frame) => [{ ...frame, ...(isMessage(frame) ? { timestamp } : {}) }];
+    await cast.say(alice, `at no time ${at}`);
+    await alice.line(`at no time ${at}`, "time unknown").waitFor();
+  }
+  expect(await alice.messages.textContent()).not.toMatch(/1969|1970|9999/);
+});
+
 test("A5: a message that is delivered again is not shown again, and nor is one's own", async () => {
   const { alice, between } = await cast.scene();
   const [message] = between.delivered();

@@ -14,6 +14,9 @@ const BEFORE_EXPIRY = 60_000;
 /** The longest that a timer is set for; a token may live for longer. */
 const LONGEST_TIMER = 3_600_000;
 
+/** Wallets reject with objects of their own. */
+const REFUSED = "Your wallet did not sign, or did not open an account to this page.";
+
 interface LoggedIn {
   readonly account: Account;
   readonly token: string;
@@ -23,30 +26,33 @@ export function Demo(): ReactNode {
   const [loggedIn, setLoggedIn] = useState<LoggedIn | null>(null);
   const [problem, setProblem] = useState<string | null>(null);
 
-  const enter = useCallback((account: Account): void => {
-    login(account).then(
-      (token) => {
+  const fail = useCallback((error: unknown): void => {
+    setLoggedIn(null);
+    setProblem(`You are not logged in. ${error instanceof Error ? error.message : REFUSED}`);
+  }, []);
+  const enter = useCallback(
+    (account: Account): void => {
+      login(account).then((token) => {
         setProblem(null);
         setLoggedIn({ account, token });
-      },
-      (error: unknown) => {
-        setProblem(error instanceof Error ? error.message : "The login failed.");
-      },
-    );
-  }, []);
+      }, fail);
+    },
+    [fail],
+  );
 
   // Without a wallet in the browser there is nothing to ask.
   useEffect(() => {
     if (injectedWallet() === null) enter(throwAwayAccount());
   }, [enter]);
 
-  if (loggedIn === null) return <Welcome problem={problem} onEnter={enter} />;
+  if (loggedIn === null) return <Welcome problem={problem} onEnter={enter} onFailure={fail} />;
   return (
     <Chats
       {...loggedIn}
       onToken={(token) => {
         setLoggedIn({ ...loggedIn, token });
       }}
+      onFailure={fail}
     />
   );
 }
@@ -54,9 +60,10 @@ export function Demo(): ReactNode {
 interface WelcomeProps {
   readonly problem: string | null;
   readonly onEnter: (account: Account) => void;
+  readonly onFailure: (error: unknown) => void;
 }
 
-function Welcome({ problem, onEnter }: WelcomeProps): ReactNode {
+function Welcome({ problem, onEnter, onFailure }: WelcomeProps): ReactNode {
   return (
     <main className={`${theme["theme"] ?? ""} ${styles["welcome"] ?? ""}`}>
       <h1>ATLAS secure chat</h1>
@@ -68,7 +75,7 @@ function Welcome({ problem, onEnter }: WelcomeProps): ReactNode {
           onClick={() => {
             injectedAccount().then((account) => {
               if (account !== null) onEnter(account);
-            }, reportError);
+            }, onFailure);
           }}
         >
           Connect your wallet
@@ -100,9 +107,10 @@ function fragmentNow(): string {
 
 interface ChatsProps extends LoggedIn {
   readonly onToken: (token: string) => void;
+  readonly onFailure: (error: unknown) => void;
 }
 
-function Chats({ account, token, onToken }: ChatsProps): ReactNode {
+function Chats({ account, token, onToken, onFailure }: ChatsProps): ReactNode {
   const fragment = useSyncExternalStore(onFragment, fragmentNow);
   const peer = /^0x[0-9a-f]{40}$/.test(fragment) && fragment !== account.wallet ? fragment : null;
 
@@ -113,7 +121,7 @@ function Chats({ account, token, onToken }: ChatsProps): ReactNode {
     const wait = (): void => {
       const left = expiry - BEFORE_EXPIRY - Date.now();
       if (left > 0) timer = setTimeout(wait, Math.min(left, LONGEST_TIMER));
-      else login(account).then(onToken, reportError);
+      else login(account).then(onToken, onFailure);
     };
     timer = setTimeout(wait, 0);
     return () => {

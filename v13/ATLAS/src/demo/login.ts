@@ -43,6 +43,8 @@ async function post(path: string, body: object): Promise<Readonly<Record<string,
     method: "POST",
     headers: { "content-type": "application/json" },
     body: JSON.stringify(body),
+  }).catch(() => {
+    throw new Error("The server does not answer. Try again when it does.");
   });
   if (!response.ok) throw new Error(`The server refused the login (${response.status}).`);
   return (await response.json()) as Readonly<Record<string, unknown>>;

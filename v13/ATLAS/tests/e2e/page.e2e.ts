@@ -180,3 +180,22 @@ test("markup in a message is text", async () => {
   await carol.sees(markup);
   expect(await carol.messages.locator("img, b").count()).toBe(0);
 });
+
+test("a wallet that the person keeps closed is said, and can be tried again", async () => {
+  const context = await alice.context.browser()?.newContext();
+  if (context === undefined) throw new Error("a browser is open");
+  await context.addInitScript(() => {
+    // What wallets reject with is no Error (EIP-1193).
+    const request = (): Promise<never> =>
+      // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors
+      Promise.reject({ code: 4001, message: "User rejected the request." });
+    Object.assign(window, { ethereum: { request } });
+  });
+  const page = await context.newPage();
+  await page.goto(stage.url);
+  await page.getByRole("button", { name: "Connect your wallet" }).click();
+  await page.getByRole("alert").getByText("Your wallet did not sign").waitFor();
+  await page.getByRole("button", { name: "Use a throw-away wallet" }).click();
+  await page.getByRole("textbox", { name: "New conversation" }).waitFor();
+  await context.close();
+});

@@ -110,3 +110,13 @@ test("another tab sends nothing before the first one's connection falls", async 
   expect(other.sent).toEqual(["b1", "c1"]);
   expect(one.sent).toEqual(["b1", "c1"]);
 });
+
+test("what was read for a connection that has fallen is not sent", async () => {
+  const one = await first();
+  Tab.acknowledge(BOB, 1);
+  one.sending.answered(BOB, 1);
+  const pumping = one.sending.pump();
+  one.sending.end();
+  await pumping;
+  expect(one.sent).toEqual(["b1", "c1"]);
+});

@@ -57,7 +57,8 @@ async function tab(
 ): Promise<{ session: ChatSession; server: FarEnd }> {
   // As after a reload: another messenger on the same state.
   const messenger = given ?? (await alice.restart("a"));
-  const parts = { messenger, directory: directory(), suite, url: "/v1/chat/ws", token: "t" };
+  const sign = (): Promise<never> => Promise.reject(new Error("nobody signs"));
+  const parts = { messenger, directory: directory(), suite, sign, url: "/v1/chat/ws", token: "t" };
   const session = await ChatSession.open(parts);
   open.push(session);
   const server = FarEnd.latest;

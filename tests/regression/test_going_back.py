@@ -34,14 +34,17 @@ def change_members(server: ChatServer, thread: str, method: str, path: str, body
 def live_through(server: ChatServer, legacy: LegacyClient) -> None:
     """Everything that can happen to threads, by both contracts."""
     thread = legacy.create(ALICE, BOB, title="T", metadata={"a": {"b": [1]}})["thread_id"]
-    legacy.post(ALICE, thread, "1", metadata={"k": "v"}, content_type="image/png")
+    # In an order and a case of their own: both come back as they were given.
+    legacy.post(
+        ALICE, thread, content_hash="aB" * 32, metadata={"k": "v"}, content_type="image/png"
+    )
     seq = int(server.records()[-1]["metadata"]["size"]) + len(server.records())
     assert server.post(BOB, message(thread, seq)).status_code == 201
     change_members(server, thread, "POST", "", {"members": [CAROL]})
     legacy.post(BOB, thread, "2")
     change_members(server, thread, "DELETE", f"/{BOB}", None)
     legacy.post(CAROL, thread, "3", message_type="file")
-    archived = legacy.create(BOB, ALICE)["thread_id"]
+    archived = legacy.create(BOB, "zoe", ALICE, "adam")["thread_id"]
     assert legacy.ask(BOB, "PUT", f"/threads/{archived}/status", status="ARCHIVED").is_success
     deleted = legacy.create(CAROL, ALICE)["thread_id"]
     assert legacy.ask(CAROL, "PUT", f"/threads/{deleted}/status", status="DELETED").is_success

@@ -479,12 +479,15 @@ class ChatService:
             await self._save_checkpoint()
         failures = self._failures
         await self._judge_signatures(items)
-        await self._sequence(items, group)
+        await self._sequence(items, group, failures)
         if failures != self._failures:
-            # The numbers before these were not committed after all.
-            group.refuse(LedgerUnavailable("the ledger refused what was sent before; resend", 1.0))
+            # What these were decided on was not committed after all, or is not in the mailbox.
+            failed = LedgerUnavailable("what was sent before has failed; resend", 1.0)
+            for item in items:
+                item.reply(failed)
             group.fresh.clear()
             group.echoes.clear()
+            group.repeats.clear()
         if group.fresh:
             self._commit(group)
 
@@ -496,8 +499,12 @@ class ChatService:
         for item, refusal in zip(items, verdicts, strict=True):
             item.refusal = refusal
 
-    async def _sequence(self, items: list[_Item], group: _Group) -> None:
-        """Decide on every item: numbers of this group and of those that sync count as committed."""
+    async def _sequence(self, items: list[_Item], group: _Group, failures: int) -> None:
+        """Decide on every item: numbers of this group and of those that sync count as committed.
+
+        It stops when a group fails after the first ``failures``: the mailbox may have rows that the
+        ledger refused, or lack some that it has.
+        """
         last_seqs = await self._load({item.stream for item in items})
         await self._audience.load({stream.recipient for stream in last_seqs})
         for item in items:
@@ -517,6 +524,8 @@ class ChatService:
                         logged = Logged(digest, Receipt(0, "", "", ""))
                     else:
                         found = await self.read(partial(self.mailbox.logged, stream, seq))
+                        if failures != self._failures:
+                            return
                         if found is not None:
                             logged, has_frame = found
                 decision = decide(last, seq, envelope.hash, logged)

@@ -356,6 +356,55 @@ async def test_a_message_that_was_being_checked_when_those_before_it_failed_is_r
         assert [(one.position, one.gap) for one in again] == [(1, 0), (2, 0)]
 
 
+class SecondGroupWaits:
+    """A check that takes every signature; of the second group not before it is let go."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self._groups = 0
+
+    async def __call__(self, envelopes: Sequence[Envelope]) -> Sequence[Refusal | None]:
+        self._groups += 1
+        if self._groups == 2:
+            await self.go.wait()
+        return [None] * len(envelopes)
+
+
+async def test_a_message_sent_again_while_its_group_fails_gets_no_receipt(tmp_path: Path) -> None:
+    check = SecondGroupWaits()
+    async with running(tmp_path, check) as chat:
+        chat.disk.full = True
+        chat.submit(envelope(ALICE, BOB, 1))
+        await chat.until(lambda: not chat.service.waiting)
+        chat.submit(envelope(ALICE, BOB, 1))
+        await chat.answered(1)
+        # The mailbox still has the row of what the ledger refused.
+        assert chat.mailbox.logged(envelope(ALICE, BOB, 1).stream, 1)
+        check.go.set()
+        await chat.until(lambda: len(chat.answers[1]) == 2)
+        assert [type(outcome) for outcome in chat.answers[1]] == [LedgerUnavailable] * 2
+        chat.disk.full = False
+        again = await chat.service.send(envelope(ALICE, BOB, 1))
+        assert (again.position, again.duplicate) == (1, False)
+
+
+async def test_a_message_sent_again_while_its_ciphertext_is_lost_is_not_refused_for_good(
+    tmp_path: Path,
+) -> None:
+    check = SecondGroupWaits()
+    async with running(tmp_path, check) as chat:
+        chat.mailbox.refused_seqs = frozenset((1,))
+        chat.submit(envelope(ALICE, BOB, 1))
+        await chat.until(lambda: not chat.service.waiting)
+        chat.submit(envelope(ALICE, BOB, 1))
+        await chat.answered(1)
+        check.go.set()
+        await chat.until(lambda: len(chat.answers[1]) == 2)
+        assert [type(outcome) for outcome in chat.answers[1]] == [LedgerUnavailable] * 2
+        again = await chat.service.send(envelope(ALICE, BOB, 1))
+        assert (again.position, again.duplicate) == (1, True)
+
+
 async def test_a_server_that_stops_settles_what_syncs(tmp_path: Path) -> None:
     async with running(tmp_path) as chat:
         await chat.hold_with(1)

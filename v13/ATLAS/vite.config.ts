@@ -69,6 +69,16 @@ export default defineConfig({
       {
         extends: true,
         test: {
+          name: "measure",
+          environment: "node",
+          testTimeout: 5 * TIMEOUT,
+          hookTimeout: TIMEOUT,
+          include: ["tests/e2e/**/*.measure.ts"],
+        },
+      },
+      {
+        extends: true,
+        test: {
           name: "browser",
           testTimeout: TIMEOUT,
           hookTimeout: TIMEOUT,

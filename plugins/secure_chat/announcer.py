@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Final
+
+import pluggy
 
 from plugins.secure_chat.core.records import EventDraft, Receipt
 
@@ -39,10 +42,30 @@ class Announcer:
             yield caller
             return
         for found in caller.get_hookimpls():
-            if not (found.wrapper or found.hookwrapper):  # they would wrap a call of all
-                yield _naming(found.function, found.argnames)
+            observer = _naming(found.function, found.argnames)
+            if found.wrapper:
+                yield _around(observer, [])
+            elif found.hookwrapper:
+                yield _around(observer, pluggy.Result([], None))
+            else:
+                yield observer
 
 
-def _naming(function: Callable[..., object], names: Sequence[str]) -> Callable[..., object]:
+def _around(
+    wrapper: Callable[..., Generator[None, object, object]], nothing: object
+) -> Callable[..., None]:
+    """A hook wrapper as an observer: it is told, and what it wraps is nothing, of which it gets
+    ``nothing`` as the result. Around a call of all it could stop the others."""
+
+    def observer(**given: object) -> None:
+        told = wrapper(**given)
+        next(told)
+        with contextlib.suppress(StopIteration):
+            told.send(nothing)
+
+    return observer
+
+
+def _naming(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
     """``function``, given those arguments that it names, as pluggy gives them."""
     return lambda **given: function(**{name: given[name] for name in names})

@@ -122,7 +122,8 @@ def atlas_event_committed(
     through a host's ledger object, unless that has an attribute ``announces_events`` which is true.
     It may be called from any thread, and not in the order of positions. It is not called again for
     events of an earlier run. It must be quick and cannot veto: the caller logs an exception and
-    goes on. ``metadata`` must not be changed.
+    goes on. Each observer is called by itself, in the order of loading; a hook wrapper is one too,
+    and wraps nothing. ``metadata`` must not be changed.
     """
 
 

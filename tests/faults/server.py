@@ -124,9 +124,14 @@ class Server:
         async with connect(
             self.url.replace("http", "ws") + "/v1/chat/ws",
             additional_headers=authorization(wallet),
-            compression=None,
             proxy=None,
-            **{"open_timeout": PATIENCE, "close_timeout": 2, "max_size": 1 << 22, **options},
+            **{
+                "compression": None,
+                "open_timeout": PATIENCE,
+                "close_timeout": 2,
+                "max_size": 1 << 22,
+                **options,
+            },
         ) as connection:
             assert (await receive(connection))["type"] == "READY"
             yield connection

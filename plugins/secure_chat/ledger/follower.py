@@ -23,6 +23,8 @@ BUSY_SHARE: Final = 0.05
 """Of a core that following takes while commits come in; what it does not manage it does later."""
 IDLE_SHARE: Final = 0.7
 """The same while none do: the rest is for whoever else wants to run."""
+BUSY_SECONDS: Final = 0.25
+"""After a commit no other is expected: longer than a group, short for who waits for a proof."""
 PATIENCE: Final = 10
 """Rounds that may fail in a row before it counts as stopped; it is tried again all the same."""
 
@@ -64,7 +66,7 @@ class LedgerFollower:
         self._position = 0
         self._done = -1
         self._idle = False
-        self._breathed_at = 0  # the position at the last breath
+        self._notified_at = -BUSY_SECONDS  # by the monotonic clock
         self._stopping = False
         self._distrusted = False
         self._failure: str | None = None
@@ -97,6 +99,7 @@ class LedgerFollower:
         """The ledger is durable up to ``position``. Returns at once, whatever is going on."""
         with self._wake:
             self._position = max(self._position, position)
+            self._notified_at = self._monotonic()
             if self._idle:  # else it looks by itself when its interval is over
                 self._wake.notify()
 
@@ -104,7 +107,7 @@ class LedgerFollower:
         """For what is derived, after a slice that took ``worked`` seconds of a core: let the event
         loop have the interpreter. Returns at once when it is time to stop."""
         with self._wake:
-            busy, self._breathed_at = self._position != self._breathed_at, self._position
+            busy = self._monotonic() - self._notified_at < BUSY_SECONDS
             share = BUSY_SHARE if busy else IDLE_SHARE
             if not self._stopping:
                 self._wake.wait(worked * (1 - share) / share)

@@ -216,15 +216,19 @@ def test_a_damaged_tile_that_signing_met_is_mended(case: Case, tmp_path: Path) -
 def test_following_takes_a_small_share_while_commits_come_in(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    follower = case.follower
+    now = [100.0]
+    follower = LedgerFollower("log", case.log, interval=0, monotonic=lambda: now[0])
     waits: list[float] = []
     monkeypatch.setattr(follower._wake, "wait", waits.append)
+    follower.breathe(0.010)
     follower.notify(5)
-    follower.breathe(0.010)  # a commit came since the last breath
     follower.breathe(0.010)
-    follower.notify(6)
+    now[0] += 0.2  # a long group is on its way to the disk
     follower.breathe(0.010)
-    assert waits == [pytest.approx(0.190), pytest.approx(0.010 * 3 / 7), pytest.approx(0.190)]
+    now[0] += 0.1
+    follower.breathe(0.010)
+    idle, busy = pytest.approx(0.010 * 3 / 7), pytest.approx(0.190)
+    assert waits == [idle, busy, busy, idle]
 
 
 def test_stopping_waits_for_no_breath(case: Case) -> None:

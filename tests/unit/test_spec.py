@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+
+from plugins.secure_chat.core.thread import details_body
 
 ROOT = Path(__file__).parents[2]
 SPEC = (ROOT / "plugins/secure_chat/SPEC.md").read_text()
@@ -32,6 +35,14 @@ def test_a_number_names_one_requirement() -> None:
     for letter, numbers in counted.items():
         assert numbers == list(range(1, len(numbers) + 1)), letter
         assert letter == "W" or len(sections[letter]) == 1, letter
+
+
+def test_the_example_of_canonical_json_is_what_is_hashed() -> None:
+    _, fence, rest = SPEC.partition("*Canonical JSON* is")[2].partition("```\n")
+    assert fence
+    example = rest.partition("\n```")[0]
+    parsed = json.loads(example)
+    assert details_body(parsed["title"], parsed["metadata"]) == example.encode()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
  * SecureMessageV2 for one conversation, under the host's names: text in, the frame's fields out, and
  * back. What is behind it is the whole protocol: see `messenger.ts` and `contacts.ts`.
  */
+import type { Bytes } from "./bytes";
 import type { Contacts } from "./contacts";
 import { CryptoError } from "./errors";
 import { type ChatMessage, Frame } from "./frame";
@@ -53,13 +54,28 @@ export class SecureMessageClient {
    */
   async encrypt(text: string, keep?: Keep<Frame>): Promise<ChatMessage> {
     const recipient = this.peerWallet;
-    const wallets = [...new Set([recipient, this.#messenger.wallet])];
-    const rosters = await Promise.all(wallets.map((one) => this.contacts.roster(one)));
-    const without = await this.contacts.reach(rosters);
+    const { rosters, without } = await this.#reached();
     const content = encoder.encode(text);
     const ts = Date.now() / 1000;
     const message = { recipient, rosters, content, ts, without };
     return (await this.#messenger.seal(message, keep)).toWire();
+  }
+
+  /** Both sides' rosters, a session open with each of their devices but those to leave out. */
+  async #reached(): Promise<{ rosters: readonly Roster[]; without: readonly Bytes[] }> {
+    const wallets = [...new Set([this.peerWallet, this.#messenger.wallet])];
+    const ask = (): Promise<readonly Roster[]> =>
+      Promise.all(wallets.map((one) => this.contacts.roster(one)));
+    const known = await ask();
+    try {
+      return { rosters: known, without: await this.contacts.reach(known) };
+    } catch (error) {
+      if (!(error instanceof CryptoError && error.code === "not_certified")) throw error;
+      // The prekeys are of a certificate that is not known here yet: keys were renewed (C35).
+      await Promise.all(wallets.map((one) => this.contacts.contact(one)));
+      const rosters = await ask();
+      return { rosters, without: await this.contacts.reach(rosters) };
+    }
   }
 
   /**

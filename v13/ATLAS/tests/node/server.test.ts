@@ -363,6 +363,16 @@ test("a rotation that a person does not sign to its end changes nothing", async 
   expect(equal(after.identity.id, identity.id)).toBe(true);
 });
 
+test("keys renewed since the directory was asked are found when a first message is sealed", async () => {
+  const messenger = await alice.open();
+  const theirs = await bob.client(alice.key.wallet);
+  await theirs.contacts.roster(alice.key.wallet);
+  await rotateIdentity(await alice.enrolment(), messenger);
+  const frame = await theirs.encrypt("the first message");
+  const ours = await alice.client(bob.key.wallet);
+  expect((await ours.decrypt(frame)).text).toBe("the first message");
+});
+
 test("a device that a rotation left behind says so and goes on once it is endorsed again", async () => {
   const first = await alice.open();
   const second = await Browser.of(alice.key);
@@ -371,10 +381,13 @@ test("a device that a rotation left behind says so and goes on once it is endors
   const there = await bob.client(alice.key.wallet);
   const here = await second.client(bob.key.wallet);
   await here.decrypt(await there.encrypt("before"));
+  // It has just asked who its own devices are, and has no session with the other one yet.
+  await here.contacts.roster(alice.key.wallet);
   const stale = await answerRequest(first, further.request);
   expect(await codeOf(rotateIdentity(await second.enrolment(), laptop))).toBe("refused");
   await rotateIdentity(await alice.enrolment(), first);
   expect(await codeOf(second.open())).toBe("identity_changed");
+  expect(await codeOf(here.encrypt("under what was asked before"))).toBe("device_revoked");
   const unaware = new SecureMessageClient(
     laptop,
     new Contacts(laptop, second.directory(), suite),

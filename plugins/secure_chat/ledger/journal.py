@@ -176,7 +176,10 @@ class Journal:
         return self._stopped
 
     def observe(self, observer: Callable[[int, int], None]) -> None:
-        """Have ``observer(groups, bytes)`` called in the writer thread after each sync."""
+        """Have ``observer(groups, bytes)`` called in the writer thread after each sync.
+
+        It must be quick; what it raises is logged.
+        """
         self._observers.append(observer)
 
     def stage(self, drafts: Sequence[EventDraft]) -> Staged:
@@ -280,7 +283,10 @@ class Journal:
             # crash point: committed; nobody has been told
             self._durable = Checkpoint(groups[-1].head, end)
             for observer in self._observers:
-                observer(len(groups), len(data))
+                try:
+                    observer(len(groups), len(data))
+                except Exception:
+                    log.exception("ledger.observer_failed position=%d", self._durable.head.position)
             for group in groups:
                 group.durable.set_result(None)
 

@@ -53,6 +53,21 @@ def reopen(path: Path) -> list[Record]:
         journal.close()
 
 
+def test_an_observer_that_fails_stops_no_commit(tmp_path: Path) -> None:
+    def fail(_groups: int, _bytes: int) -> None:
+        raise LookupError
+
+    told: list[int] = []
+    journal = Journal.open(tmp_path / "ledger.jsonl")
+    journal.observe(fail)
+    journal.observe(lambda groups, _bytes: told.append(groups))
+    for number in range(2):
+        journal.stage([draft(number)]).durable.result(timeout=60)
+    assert told == [1, 1]
+    assert journal.stopped is None
+    journal.close()
+
+
 def test_a_new_ledger_is_empty_and_private_to_owner_and_group(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path / "deep" / "ledger.jsonl")
     assert journal.head == EMPTY

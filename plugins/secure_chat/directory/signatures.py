@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Final
 
 from plugins.secure_chat.core.envelope import Envelope
 from plugins.secure_chat.directory.entries import Entries, Known
@@ -16,6 +17,8 @@ from plugins.secure_chat.directory.verification import Job, job
 from plugins.secure_chat.directory.verifiers import Verifiers
 from plugins.secure_chat.errors import BadSignature, Refusal, UnknownDevice
 from plugins.secure_chat.metrics import Metrics
+
+MAX_PROCESSES: Final = 4  # that verify: one event loop gives work to no more
 
 
 class DeviceSignatures:
@@ -26,7 +29,7 @@ class DeviceSignatures:
         self._entries = entries
         self._metrics = metrics
         self._required = required
-        self.verifiers = Verifiers(os.cpu_count() or 1)
+        self.verifiers = Verifiers(min(_cores(), MAX_PROCESSES))
 
     async def close(self) -> None:
         await self.verifiers.close()
@@ -63,3 +66,10 @@ def _unknown(sender: Known, device: str) -> UnknownDevice:
     if sender.entry.certificate(device) is not None:
         return UnknownDevice("the device's certificate was lost here: publish it again")
     return UnknownDevice("the wallet has no such device: publish its certificate first")
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system says so."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -59,6 +59,18 @@ async def test_each_message_of_a_batch_gets_its_own_verdict(tmp_path: Path, coun
     assert [type(one) for one in verdicts] == [expected.get(kind, BadSignature) for kind in kinds]
 
 
+@pytest.mark.parametrize(("cores", "processes"), [(1, 1), (64, 4)])
+async def test_processes_are_as_many_as_cores_may_be_used_and_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, processes: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _process: set(range(cores)))
+    async with opened(tmp_path) as chat:
+        check = DeviceSignatures(Entries(chat.store), Metrics(), required=False)
+        await check.verifiers.start()
+        assert len(check.verifiers.processes) == processes
+        await check.close()
+
+
 async def test_no_field_of_a_message_is_another_than_its_device_signed(tmp_path: Path) -> None:
     person = Person(Directory(), "a", "b")
     cid = "bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"

@@ -27,6 +27,8 @@ async function side(session: ChatSession, wallet: string): Promise<Side> {
 export function DeviceList({ session, peer, onClose }: DeviceListProps): ReactNode {
   const [sides, setSides] = useState<readonly Side[]>([null, null]);
   const [problem, setProblem] = useState<string | null>(null);
+  /** How often the own devices were changed here: then both sides are asked for again. */
+  const [changes, setChanges] = useState(0);
   useEffect(() => {
     let wanted = true;
     Promise.all([side(session, session.wallet), side(session, peer)]).then(
@@ -40,7 +42,7 @@ export function DeviceList({ session, peer, onClose }: DeviceListProps): ReactNo
     return () => {
       wanted = false;
     };
-  }, [session, peer]);
+  }, [session, peer, changes]);
   return (
     <Dialog title="Devices" onClose={onClose}>
       <p>Messages are encrypted for these devices and for no others.</p>
@@ -52,7 +54,12 @@ export function DeviceList({ session, peer, onClose }: DeviceListProps): ReactNo
         </section>
       ))}
       <AddDevice session={session} />
-      <RenewKeys session={session} />
+      <RenewKeys
+        session={session}
+        onRenewed={() => {
+          setChanges((before) => before + 1);
+        }}
+      />
     </Dialog>
   );
 }
@@ -134,8 +141,13 @@ const WHY_NOT_RENEWED: Words = {
   unreachable: "The server does not answer. Reload this page: if they are renewed, it is told then.",
 };
 
+interface RenewKeysProps {
+  readonly session: ChatSession;
+  readonly onRenewed: () => void;
+}
+
 /** A new identity key for one's own wallet, on the device that has the present one. */
-function RenewKeys({ session }: { readonly session: ChatSession }): ReactNode {
+function RenewKeys({ session, onRenewed }: RenewKeysProps): ReactNode {
   const [done, setDone] = useState(false);
   const { underWay, problem, begin } = useAttempt(WHY_NOT_RENEWED);
   return (
@@ -150,7 +162,10 @@ function RenewKeys({ session }: { readonly session: ChatSession }): ReactNode {
         className={theme["button"]}
         disabled={underWay}
         onClick={() => {
-          void begin(() => session.rotate()).then(setDone);
+          void begin(() => session.rotate()).then((renewed) => {
+            setDone(renewed);
+            if (renewed) onRenewed();
+          });
         }}
       >
         Renew

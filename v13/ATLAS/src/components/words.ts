@@ -16,14 +16,17 @@ const WHY_NOT_SHOWN: Words = {
 };
 
 const WHY_NOT_SENT: Words = {
-  bad_signature: "the server did not accept this device's signature",
+  bad_signature: "the server did not accept this device's signature. Reload this page",
   identity_changed: "the safety number has changed",
-  unknown_device: "this device is not registered any more",
+  unknown_device: "this device's keys no longer count. Reload this page",
   not_a_member: "the server does not let you write here",
   message_too_large: "it is too long",
   invalid_message: "the server could not read it",
   hash_mismatch: "it was damaged on its way",
 };
+
+const REVOKED =
+  "This device no longer counts: it was revoked, or your keys were renewed on another one. Reload this page.";
 
 const PROBLEMS: Words = {
   identity_changed: "The safety number has changed. Compare it before you write.",
@@ -33,8 +36,8 @@ const PROBLEMS: Words = {
   state_rolled_back: "This browser's keys are an old copy. Nothing is sent until you begin again.",
   state_unreadable: "What this browser has kept cannot be read.",
   storage: "The browser could not keep a message. Make room for it, then reload this page.",
-  device_revoked:
-    "This device no longer counts: it was revoked, or your keys were renewed on another one. Reload this page.",
+  device_revoked: REVOKED,
+  unknown_device: REVOKED,
   unauthorized: "Your login is no longer valid. Log in again.",
   unreachable: "The server does not answer. Try again when it does.",
   no_wallet: "No wallet is there to sign. Open this page in a browser that has one.",

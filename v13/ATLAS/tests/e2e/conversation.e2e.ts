@@ -1,4 +1,5 @@
 /** Two browsers and a Python client, through everything that a day brings. */
+import type { Locator } from "playwright";
 import { expect, test } from "vitest";
 
 import { Between, isMessage, without } from "./between";
@@ -9,6 +10,35 @@ import type { Person } from "./stage";
 const LONG = 240_000;
 
 const cast = Cast.gather();
+
+/** What a browser shows that asks to be a device. */
+async function requestOf({ page }: Person): Promise<string> {
+  await page.getByRole("button", { name: /request/ }).click();
+  return (await page.locator("output").textContent()) ?? "";
+}
+
+/** Open the list of devices. */
+async function devicesOf({ page }: Person): Promise<Locator> {
+  await page.getByRole("button", { name: "Devices", exact: true }).click();
+  return page.getByRole("dialog", { name: "Devices" });
+}
+
+/** What a list of devices gives for a request. */
+async function answerTo(request: string, dialog: Locator): Promise<string> {
+  await dialog.getByRole("textbox").fill(request);
+  await dialog.getByRole("button", { name: "Make the answer" }).click();
+  return (await dialog.locator("output").textContent()) ?? "";
+}
+
+/** `newcomer`, which has a conversation open, is let in by a device of the same wallet. */
+async function letIn(newcomer: Person, by: Person): Promise<void> {
+  const request = await requestOf(newcomer);
+  const answer = await answerTo(request, await devicesOf(by));
+  await by.page.keyboard.press("Escape");
+  await newcomer.page.getByRole("textbox").last().fill(answer);
+  await newcomer.page.getByRole("button", { name: "Join" }).click();
+  await newcomer.field.waitFor();
+}
 
 test("two browsers and a Python client read one another in every direction", async () => {
   const [alice, carol] = await cast.pair();
@@ -164,10 +194,6 @@ test("a second browser of a wallet joins by request and answer, and both read fr
   await carol.sees("before the second browser");
   const second = cast.join(await alice.elsewhere());
   const third = cast.join(await alice.elsewhere());
-  const requestOf = async ({ page }: Person): Promise<string> => {
-    await page.getByRole("button", { name: /request/ }).click();
-    return (await page.locator("output").textContent()) ?? "";
-  };
   // The list asks; once there is a window it asks instead, with the same request.
   const request = await requestOf(second);
   await second.page.evaluate((wallet) => {
@@ -179,17 +205,12 @@ test("a second browser of a wallet joins by request and answer, and both read fr
   await second.screenshot("a-further-device");
   expect(await second.inaccessible()).toEqual([]);
 
-  await alice.page.getByRole("button", { name: "Devices" }).click();
-  const dialog = alice.page.getByRole("dialog", { name: "Devices" });
-  const answerTo = async (one: string): Promise<string> => {
-    await dialog.getByRole("textbox").fill(one);
-    await dialog.getByRole("button", { name: "Make the answer" }).click();
-    return (await dialog.locator("output").textContent()) ?? "";
-  };
+  const dialog = await devicesOf(alice);
   await dialog.getByRole("textbox").fill("not a request");
   await dialog.getByRole("button", { name: "Make the answer" }).click();
   await dialog.getByText("This is not a device's request.").waitFor();
-  const [answer, another] = [await answerTo(request), await answerTo(await requestOf(third))];
+  const answer = await answerTo(request, dialog);
+  const another = await answerTo(await requestOf(third), dialog);
   await alice.page.keyboard.press("Escape");
 
   // What is no answer, or one to another request, is said, and the request is still there.
@@ -216,6 +237,58 @@ test("a second browser of a wallet joins by request and answer, and both read fr
   await alice.sees("from the second browser");
   // What was written before was not encrypted for it, and says so.
   expect(await second.line("before the second browser").count()).toBe(0);
+});
+
+test("renewed keys: the other side is told, the device left behind says so and is let in again", async () => {
+  const [alice, carol] = await cast.pair();
+  await alice.say("before");
+  await carol.sees("before");
+  const second = cast.join(await alice.elsewhere());
+  await second.page.evaluate((wallet) => {
+    location.hash = wallet;
+  }, carol.wallet);
+  await letIn(second, alice);
+  await second.say("from the second browser");
+  await carol.sees("from the second browser");
+
+  const dialog = await devicesOf(alice);
+  const [mine, other] = ["(this browser)", "web-"].map((text) =>
+    dialog.getByRole("listitem").filter({ hasText: text }),
+  );
+  await other?.nth(2).waitFor(); // two of Alice's, one of Carol's
+  await dialog.getByText("Renew your keys").click();
+  await dialog.getByRole("button", { name: "Renew", exact: true }).click();
+  await dialog.getByText("Your keys are renewed.").waitFor();
+  // The list is what is encrypted for from now on.
+  await other?.nth(2).waitFor({ state: "detached" });
+  expect(await mine?.count()).toBe(1);
+  await alice.screenshot("keys-renewed");
+  expect(await alice.inaccessible()).toEqual([]);
+  await alice.page.keyboard.press("Escape");
+  await alice.say("under the new keys");
+  await carol.sees("under the new keys");
+  await carol.page.getByText("has renewed its keys").waitFor();
+  await carol.screenshot("renewed-on-the-other-side");
+
+  // What the one left behind writes goes nowhere, and it is told what to do.
+  await second.write("from the one left behind");
+  await second.line("from the one left behind", "Reload this page").waitFor();
+  await second.screenshot("left-behind-and-writing");
+  await second.page.reload();
+  await second.page.getByText("Your keys were renewed on another device").waitFor();
+  expect(await second.inaccessible()).toEqual([]);
+  await second.screenshot("left-behind");
+  await letIn(second, alice);
+  // Whoever writes asks the directory again within a minute; a reload asks at once.
+  await carol.page.reload();
+  await carol.say("to both again");
+  await alice.sees("to both again");
+  await second.sees("to both again");
+  await second.say("let in again");
+  await carol.sees("let in again");
+  expect(await carol.texts()).not.toContain("from the one left behind");
+  await second.page.getByRole("button", { name: "Send again" }).click();
+  await carol.sees("from the one left behind");
 });
 
 test("a long history is read page by page, and stays where the reader is", async () => {

@@ -435,8 +435,8 @@ class ChatService:
                 nonlocal not_stored
                 try:
                     self._change(partial(event.store, receipts[0]))
-                except LedgerUnavailable as error:
-                    not_stored = error
+                except Exception as error:  # noqa: BLE001 (it is mended)
+                    not_stored = _not_stored(error)
 
             return self.write(store)
 
@@ -572,17 +572,22 @@ class ChatService:
         self._undurable.append(group)
 
         def alongside(receipts: list[Receipt]) -> Awaitable[None]:
-            for (item, _), receipt in zip(group.fresh, receipts, strict=True):
-                envelope = item.envelope
-                frame = delivered(envelope, receipt)
-                group.stored.append(_stored(envelope, item.stream, receipt, frame))
+            try:
+                for (item, _), receipt in zip(group.fresh, receipts, strict=True):
+                    envelope = item.envelope
+                    frame = delivered(envelope, receipt)
+                    group.stored.append(_stored(envelope, item.stream, receipt, frame))
+            except Exception:
+                # The ledger may have the group by now; the next start decides from the file.
+                self.ledger.stop("a group failed inside; restart to recover")
+                raise
             committed = self.ledger.checkpoint.head.position
 
             def store() -> None:
                 try:
                     self._change(partial(self.mailbox.store, group.stored, committed=committed))
-                except LedgerUnavailable as error:
-                    group.not_stored = error
+                except Exception as error:  # noqa: BLE001 (it is mended)
+                    group.not_stored = _not_stored(error)
 
             return self.write(store)
 
@@ -692,8 +697,8 @@ class ChatService:
                 await self.write(partial(event.store, receipt))
                 self._unstored_event = None
                 self._apply_event(event, receipt)
-        except LedgerUnavailable as error:
-            return error
+        except Exception as error:  # noqa: BLE001 (said, and tried again)
+            return _not_stored(error)
         return None
 
     def _mend_soon(self) -> None:
@@ -720,6 +725,15 @@ class ChatService:
             await self.write(lambda: self.mailbox.set_checkpoint(checkpoint))
         except LedgerUnavailable as error:  # it only spares work at the next start
             log.warning("mailbox.checkpoint_not_saved reason=%s", error.detail)
+
+
+def _not_stored(error: Exception) -> LedgerUnavailable:
+    """Why the mailbox was not written. A defect is no other reason: what is logged is logged."""
+    if isinstance(error, LedgerUnavailable):
+        return error
+    # The name alone: texts of libraries may quote what they were given.
+    log.error("mailbox.failed error=%s", type(error).__name__)
+    return LedgerUnavailable("internal failure; resend", 1.0)
 
 
 def _nothing_to_log() -> EventDraft:

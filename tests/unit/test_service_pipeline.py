@@ -64,6 +64,7 @@ class FailingMailbox(Mailbox):
     """A mailbox that refuses the batches it is told to, once each."""
 
     refused_seqs: frozenset[int] = frozenset()
+    failure: Exception = LedgerUnavailable("the mailbox's disk is full")
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
@@ -80,7 +81,7 @@ class FailingMailbox(Mailbox):
         self.go.wait()
         if any(message.seq in self.refused_seqs for message in batch):
             self.refused_seqs = frozenset()
-            raise LedgerUnavailable("the mailbox's disk is full")
+            raise self.failure
         super().store(batch, committed=committed)
 
 
@@ -403,6 +404,34 @@ async def test_a_message_sent_again_while_its_ciphertext_is_lost_is_not_refused_
         assert [type(outcome) for outcome in chat.answers[1]] == [LedgerUnavailable] * 2
         again = await chat.service.send(envelope(ALICE, BOB, 1))
         assert (again.position, again.duplicate) == (1, True)
+
+
+async def test_a_mailbox_that_fails_by_a_defect_has_nothing_logged_twice(tmp_path: Path) -> None:
+    async with running(tmp_path) as chat:
+        chat.mailbox.failure = LookupError()
+        chat.mailbox.refused_seqs = frozenset((1,))
+        with pytest.raises(LedgerUnavailable):
+            await chat.service.send(envelope(ALICE, BOB, 1))
+        again = await chat.service.send(envelope(ALICE, BOB, 1))
+        assert (again.position, again.duplicate) == (1, True)
+        assert chat.journal.head.position == 1
+
+
+async def test_a_defect_behind_a_commit_stops_the_ledger_and_has_nothing_logged_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise LookupError
+
+    async with running(tmp_path) as chat:
+        with monkeypatch.context() as patched:
+            patched.setattr("plugins.secure_chat.service.delivered", fail)
+            with pytest.raises(LedgerUnavailable):
+                await chat.service.send(envelope(ALICE, BOB, 1))
+        assert chat.service.why_not_ready()
+        with pytest.raises(LedgerUnavailable):
+            await chat.service.send(envelope(ALICE, BOB, 1))
+    assert len((tmp_path / "ledger.jsonl").read_bytes().splitlines()) <= 1
 
 
 async def test_a_server_that_stops_settles_what_syncs(tmp_path: Path) -> None:

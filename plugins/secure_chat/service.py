@@ -320,7 +320,8 @@ class ChatService:
 
     async def receipt(self, wallet: str, kind: str, position: int) -> None:
         """Keep a receipt and tell the sender. Raises NotAMember unless wallet is the recipient."""
-        parties = await self.read(lambda: self.mailbox.parties(position))
+        shown = position <= self.delivered_position
+        parties = await self.read(lambda: self.mailbox.parties(position)) if shown else None
         if parties is None or not await self.read(
             lambda: self.mailbox.is_for(position, parties[1], wallet)
         ):

@@ -18,7 +18,13 @@ from sqlalchemy import Engine
 from plugins.secure_chat.admission import SignatureCheck
 from plugins.secure_chat.core.envelope import Envelope
 from plugins.secure_chat.core.frames import Ack
-from plugins.secure_chat.errors import LedgerUnavailable, OutcomeUnknown, Refusal, SequenceConflict
+from plugins.secure_chat.errors import (
+    LedgerUnavailable,
+    NotAMember,
+    OutcomeUnknown,
+    Refusal,
+    SequenceConflict,
+)
 from plugins.secure_chat.hub import Outbox
 from plugins.secure_chat.ledger.file import AppendFile
 from plugins.secure_chat.ledger.journal import Checkpoint, Journal
@@ -183,6 +189,16 @@ async def test_a_group_is_decided_while_the_one_before_it_syncs(tmp_path: Path) 
         first, second = inbox.take()
         assert b'"seq":1,' in first
         assert b'"seq":2,' in second
+
+
+async def test_a_receipt_is_not_taken_for_what_is_not_shown_yet(tmp_path: Path) -> None:
+    async with running(tmp_path) as chat:
+        await chat.hold_with(1)
+        with pytest.raises(NotAMember):
+            await chat.service.receipt(BOB, "read", 1)
+        chat.disk.go.set()
+        await chat.answered(1)
+        await chat.service.receipt(BOB, "read", 1)
 
 
 async def test_groups_that_wait_for_the_disk_are_few_and_the_last_takes_all_the_rest(

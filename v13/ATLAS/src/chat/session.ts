@@ -70,7 +70,7 @@ export interface SessionView {
   readonly connection: ConnectionState;
   /** Why the connection is refused: a code of SPEC.md, or empty. */
   readonly refusal: string;
-  /** A code when this browser's state cannot be used: `state_rolled_back` can be mended. */
+  /** A code when this browser cannot go on: `state_rolled_back` can be mended, `device_revoked` by a reload. */
   readonly problem: string | null;
   /** False when the server no longer had all that was missed. */
   readonly complete: boolean;
@@ -391,9 +391,14 @@ export class ChatSession {
     });
   }
 
-  /** Whether nothing more can be opened or kept; then the whole page says so. */
+  /** Whether nothing more can be opened or kept. */
+  #isFatal({ code }: CryptoError): boolean {
+    return FATAL.has(code) || (code === "device_revoked" && this.#contacts.replaced);
+  }
+
+  /** As `#isFatal`; then the whole page says so. */
   #isTold(error: unknown): boolean {
-    if (!(error instanceof CryptoError) || !FATAL.has(error.code)) return false;
+    if (!(error instanceof CryptoError) || !this.#isFatal(error)) return false;
     this.#show({ problem: error.code });
     return true;
   }
@@ -490,7 +495,7 @@ export class ChatSession {
       await this.#open(peer, message);
       return true;
     } catch (error) {
-      if (!(error instanceof CryptoError) || FATAL.has(error.code)) throw error;
+      if (!(error instanceof CryptoError) || this.#isFatal(error)) throw error;
       if (error.code === "identity_changed") {
         await this.#hold(peer, message);
         return false;
@@ -567,7 +572,7 @@ export class ChatSession {
       await this.#contacts.reset(sender, device);
       await this.send(peer, "");
     } catch (error) {
-      if (!(error instanceof CryptoError) || FATAL.has(error.code)) throw error;
+      if (!(error instanceof CryptoError) || this.#isFatal(error)) throw error;
     }
   }
 
@@ -704,7 +709,7 @@ export class ChatSession {
       try {
         await this.#seal(peer, entry.text, entry);
       } catch (error) {
-        if (!(error instanceof CryptoError) || FATAL.has(error.code)) throw error;
+        if (!(error instanceof CryptoError) || this.#isFatal(error)) throw error;
         await this.#fail(peer, entry.seq, entry, error.code);
       }
     }

@@ -151,7 +151,7 @@ function RenewKeys({ session, onRenewed }: RenewKeysProps): ReactNode {
   const [done, setDone] = useState(false);
   const { underWay, problem, begin } = useAttempt(WHY_NOT_RENEWED);
   return (
-    <details>
+    <details className={styles["renew"]}>
       <summary>Renew your keys</summary>
       <p>
         Your wallet signs twice. Everyone you write with is shown a new safety number, and messages go

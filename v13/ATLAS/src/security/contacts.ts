@@ -50,6 +50,7 @@ export class Contacts {
   readonly #suite: Suite;
   readonly #now: () => number;
   readonly #known = new Map<string, Known>();
+  #replaced = false;
 
   /** `now`: a clock in milliseconds. */
   constructor(messenger: Messenger, directory: Directory, suite: Suite, now = Date.now) {
@@ -116,6 +117,11 @@ export class Contacts {
     await this.contact(before.wallet);
     const now = await this.roster(before.wallet);
     return equal(now.identity.id, before.identity.id) ? null : now;
+  }
+
+  /** Whether the directory has shown an identity of this wallet that was made elsewhere, in place of ours. */
+  get replaced(): boolean {
+    return this.#replaced;
   }
 
   /** Whether a new identity of `wallet` waits to be seen, as far as it was asked for here. */
@@ -190,6 +196,8 @@ export class Contacts {
   async #isOurs(identity: Identity): Promise<void> {
     const own = await this.#messenger.statements();
     if (!equal(own.identity.id, identity.id)) {
+      // An older one is shown while one of ours is being published.
+      this.#replaced = identity.body.generation >= own.identity.body.generation;
       throw new CryptoError("device_revoked", "the wallet has a new identity, made elsewhere");
     }
   }

@@ -291,6 +291,23 @@ test("renewed keys: the other side is told, the device left behind says so and i
   await carol.sees("from the one left behind");
 });
 
+test("a browser whose wallet began anew elsewhere says that it no longer counts", async () => {
+  const [alice, carol] = await cast.pair();
+  await alice.say("before");
+  await carol.sees("before");
+  const other = cast.join(await alice.elsewhere());
+  await other.page.getByText("The other device is lost").click();
+  await other.page.getByRole("checkbox", { name: "I understand" }).check();
+  await other.page.getByRole("button", { name: "Begin anew" }).click();
+  await other.open(carol.wallet);
+  await other.say("from the new identity");
+  await alice.page.getByRole("alert").getByText("This device no longer counts").waitFor();
+  expect(await alice.texts()).toEqual(["before"]);
+  await alice.screenshot("replaced");
+  await alice.page.reload();
+  await alice.page.getByText("If you did not renew them, somebody else can sign").waitFor();
+});
+
 test("a long history is read page by page, and stays where the reader is", async () => {
   const alice = await cast.person();
   const bob = await cast.bobAnew();

@@ -357,10 +357,17 @@ def _untaken(path: Path, migrations: Migrations) -> int:
     export, known = Export.at(path), 0
     for digest, source in migrations.sources.items():
         if source.counts is not None and Export.at(path, source.size).digest == digest:
-            known = max(known, source.counts.records)
             if digest == export.digest:
                 return 0
+            known = max(known, source.counts.records - _ends_within_a_line(path, source.size))
     return sum(not _is_mirrored(element) for element in islice(export.elements(), known, None))
+
+
+def _ends_within_a_line(path: Path, size: int) -> bool:
+    """Whether the first ``size`` bytes end before a line does: it may say something else since."""
+    with path.open("rb") as file:
+        file.seek(max(size - 1, 0))
+        return size > 0 and file.read(1) != b"\n"
 
 
 def _is_mirrored(element: Element) -> bool:

@@ -20,8 +20,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from plugins.secure_chat.adoption import steps
+from plugins.secure_chat.adoption.export import name_of
 from plugins.secure_chat.adoption.report import as_json, lines, write_report
 from plugins.secure_chat.adoption.steps import Outcome
 from plugins.secure_chat.adoption.transfer import BATCH
@@ -38,6 +40,7 @@ from plugins.secure_chat.errors import (
     MigrationRefused,
 )
 from plugins.secure_chat.mailbox.engine import FILE_NAME, database
+from plugins.secure_chat.migrations.schema import first_line
 from plugins.secure_chat.settings import Settings
 
 DONE: Final = 0
@@ -226,6 +229,11 @@ def _told(json: bool) -> Iterator[None]:
         MigrationRefused,
     ) as error:
         _fail(json, UNUSABLE, "unusable", str(error))
+    except DBAPIError as error:
+        _fail(json, UNUSABLE, "unusable", f"the database cannot be used: {first_line(error)}")
+    except OSError as error:
+        where = "" if error.filename is None else f"{name_of(Path(error.filename))}: "
+        _fail(json, UNUSABLE, "unusable", f"{where}{error.strerror or 'an error of the disk'}")
 
 
 def _fail(json: bool, status: int, verdict: str, reason: str) -> NoReturn:

@@ -91,7 +91,7 @@ def upgrade(engine: Engine) -> None:
             command.upgrade(_config(connection), "head")
             log.info("schema.upgraded from=%04d to=%04d", found, newest())
     except DBAPIError as error:
-        raise DatabaseUnusable(f"the database cannot be used: {_first_line(error)}") from error
+        raise DatabaseUnusable(f"the database cannot be used: {first_line(error)}") from error
 
 
 def refuse_unknown(engine: Engine) -> None:
@@ -100,7 +100,7 @@ def refuse_unknown(engine: Engine) -> None:
         with engine.connect() as connection:
             _is_usable(version(connection))
     except DBAPIError as error:
-        raise DatabaseUnusable(f"the database cannot be used: {_first_line(error)}") from error
+        raise DatabaseUnusable(f"the database cannot be used: {first_line(error)}") from error
 
 
 def drift(engine: Engine) -> list[Any]:
@@ -161,6 +161,6 @@ def _config(connection: Connection) -> Config:
     return config
 
 
-def _first_line(error: DBAPIError) -> str:
+def first_line(error: DBAPIError) -> str:
     """The driver's own sentence; it names no row."""
     return (str(error.orig).strip().splitlines() or [type(error.orig).__name__])[0]

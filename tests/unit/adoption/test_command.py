@@ -143,6 +143,28 @@ def test_what_only_reads_makes_nothing(tmp_path: Path, sound: Path) -> None:
     assert not data.exists()
 
 
+@pytest.mark.parametrize("command", ["plan", "run", "verify", "status", "advance", "rollback"])
+def test_a_place_that_cannot_be_used_is_said_in_one_line(
+    tmp_path: Path, sound: Path, command: str
+) -> None:
+    given = [sound] if command in ("plan", "run", "verify") else []
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "mailbox.sqlite").write_bytes(b"this is not a database of SQLite at all")
+    for data in (sound, place):
+        told = migrate(data, command, *given, "--json")
+        if data is place or command not in ("plan", "status"):
+            assert told.exit_code == 2, told.output
+            assert json.loads(told.stdout)["verdict"] == "unusable"
+
+
+def test_a_report_that_cannot_be_written_is_said_in_one_line(data: Path, sound: Path) -> None:
+    told = migrate(data, "run", sound, "--report", data / "missing" / "r.json", "--json")
+    assert told.exit_code == 2
+    assert json.loads(told.stdout)["reason"] == "r.json.partial: No such file or directory"
+    assert migrate(data, "run", sound).exit_code == 0
+
+
 def test_there_is_no_stage_before_the_first(data: Path, sound: Path) -> None:
     migrate(data, "run", sound)
     done = migrate(data, "rollback", "--from", "legacy")

@@ -235,6 +235,24 @@ def test_an_export_that_has_grown_since_is_not_verified(place: Place) -> None:
     ]
 
 
+def test_a_record_that_was_half_written_is_not_taken_when_it_is_whole(place: Place) -> None:
+    """The export was copied while the host wrote its last line."""
+    export = place.export("transactions.jsonl", list(exports.transactions(5, threads=2)))
+    line = json.dumps(exports.route_message(6, 1)) + "\n"
+    with export.open("a") as file:
+        file.write(line[:40])
+    place.run(export)
+    assert place.verify(export, accept_refused=True).verified
+    with export.open("a") as file:
+        file.write(line[40:])
+    assert place.verify(export, accept_refused=True).mismatches == [
+        "transactions.jsonl: 1 of its records were not taken over: run again"
+    ]
+    place.run(export)
+    assert place.verify(export, accept_refused=True).verified
+    assert len(place.events("LEGACY_MESSAGE")) == 6
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3, 1000])
 def test_the_size_of_a_batch_does_not_matter(place: Place, batch: int) -> None:
     export = place.export("all.jsonl", everything())

@@ -70,6 +70,8 @@ export class Cast {
     await this.hear();
     await this.say(alice, "hello Alice");
     await alice.sees("hello Alice");
+    // That it was seen is kept as well: what a test does to the storage comes after it.
+    await alice.page.getByRole("button", { name: /unread/ }).waitFor({ state: "detached" });
     return { alice, between, bob };
   }
 

@@ -1,5 +1,12 @@
 /** Two panes: the conversations, and the open one. The open one stands in the page's fragment. */
-import { type ReactNode, useCallback, useEffect, useState, useSyncExternalStore } from "react";
+import {
+  type ReactNode,
+  useCallback,
+  useEffect,
+  useRef,
+  useState,
+  useSyncExternalStore,
+} from "react";
 
 import { ChatWindow } from "../components/ChatWindow";
 import { Inbox } from "../components/Inbox";
@@ -114,6 +121,16 @@ function Chats({ account, token, onToken, onFailure }: ChatsProps): ReactNode {
   const fragment = useSyncExternalStore(onFragment, fragmentNow);
   const peer = /^0x[0-9a-f]{40}$/.test(fragment) && fragment !== account.wallet ? fragment : null;
 
+  // Who opens or closes a conversation goes on in what comes instead: in a narrow window the other
+  // pane is not there any more.
+  const inbox = useRef<HTMLDivElement>(null);
+  const chat = useRef<HTMLDivElement>(null);
+  const wasOpen = useRef(peer);
+  useEffect(() => {
+    if (peer !== wasOpen.current) (peer === null ? inbox : chat).current?.focus();
+    wasOpen.current = peer;
+  }, [peer]);
+
   useEffect(() => {
     const expiry = expiryOf(token);
     if (expiry === null) return;
@@ -148,7 +165,7 @@ function Chats({ account, token, onToken, onFailure }: ChatsProps): ReactNode {
             </p>
           )}
         </header>
-        <div className={styles["inbox"]}>
+        <div className={styles["inbox"]} ref={inbox} tabIndex={-1}>
           <Inbox
             token={token}
             currentUserWallet={account.wallet}
@@ -157,7 +174,7 @@ function Chats({ account, token, onToken, onFailure }: ChatsProps): ReactNode {
             }}
           />
         </div>
-        <div className={styles["chat"]}>
+        <div className={styles["chat"]} ref={chat} tabIndex={-1}>
           {peer === null ? (
             <p className={styles["none"]}>Choose a conversation, or begin one.</p>
           ) : (

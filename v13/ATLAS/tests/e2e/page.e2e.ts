@@ -74,6 +74,24 @@ test("everything can be done with the keyboard", async () => {
   await dialog.waitFor({ state: "detached" });
 });
 
+test("in a narrow window the focus goes where the person goes", async () => {
+  const focus = (): Promise<string> =>
+    alice.page.evaluate(() => {
+      const focused = document.activeElement as HTMLElement;
+      if (focused === document.body || focused.offsetParent === null) return "nowhere";
+      return focused.querySelector("textarea") === null ? "list" : "chat";
+    });
+  await alice.page.setViewportSize({ width: 360, height: 640 });
+  await alice.page.getByRole("button", { name: "Close chat" }).press("Enter");
+  await alice.field.waitFor({ state: "detached" });
+  expect(await focus()).toBe("list");
+  await alice.page.getByRole("textbox", { name: "New conversation" }).fill(carol.wallet);
+  await alice.page.keyboard.press("Enter");
+  await alice.field.waitFor();
+  expect(await focus()).toBe("chat");
+  await alice.page.setViewportSize({ width: 1280, height: 720 });
+});
+
 test("nothing moves when a message comes or its state changes", async () => {
   const shift = await alice.page.evaluate(() => {
     const shifts = { sum: 0 };

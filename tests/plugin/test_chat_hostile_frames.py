@@ -236,6 +236,8 @@ def test_storage_that_fails_is_an_internal_error_and_no_silence(
 ) -> None:
     data = tmp_path_factory.mktemp("broken")
     with chat_server(data) as server, server.peer(ALICE) as alice, server.peer(BOB) as bob:
+        assert alice.ask(message(BOB, 1))["position"] == 1
+        assert bob.receive()["position"] == 1
         with sqlite3.connect(data / "mailbox.sqlite") as database:
             for (table,) in database.execute(
                 "SELECT name FROM sqlite_master WHERE type = 'table'"

@@ -12,6 +12,7 @@ from plugins.secure_chat.core.thread import details_body
 
 ROOT = Path(__file__).parents[2]
 SPEC = (ROOT / "plugins/secure_chat/SPEC.md").read_text()
+SPEC_CRYPTO = (ROOT / "plugins/secure_chat/SPEC-crypto.md").read_text()
 REQUIREMENT = re.compile(r"^- \*\*([A-Z]\d+)\*\* (.*?)\(`([^`]+)`\)$", re.MULTILINE | re.DOTALL)
 
 
@@ -35,6 +36,20 @@ def test_a_number_names_one_requirement() -> None:
     for letter, numbers in counted.items():
         assert numbers == list(range(1, len(numbers) + 1)), letter
         assert letter == "W" or len(sections[letter]) == 1, letter
+
+
+def test_a_number_of_the_cryptography_names_one_requirement() -> None:
+    """Each has words of obligation and a test or vectors; what it names exists."""
+    found = re.findall(r"^- \*\*C(\d+)\*\* (.*?)(?=\n- |\n\n)", SPEC_CRYPTO, re.M | re.DOTALL)
+    assert sorted(int(number) for number, _ in found) == list(range(1, len(found) + 1))
+    tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    for number, sentence in found:
+        source = sentence.rpartition("(")[2]
+        named = re.findall(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|ts))(?:::(\w+))?`", source)
+        assert named or "vectors" in source, f"C{number}"
+        for path, name in named:
+            assert path in tests or (ROOT / path).exists(), f"C{number}: {path}"
+            assert not name or f"def {name}(" in (ROOT / path).read_text(), f"C{number}: {name}"
 
 
 def test_the_example_of_canonical_json_is_what_is_hashed() -> None:

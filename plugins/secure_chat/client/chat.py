@@ -238,6 +238,7 @@ class ChatClient:
         self._under_way: dict[str, int] = {}  # recipient → seq, on this connection
         self._notices: deque[ReceiptFrame] = deque()  # receipts to give; not kept over a crash
         self._wake = asyncio.Event()
+        self._rotation = asyncio.Lock()  # one at a time
         self._may_seal = asyncio.Event()  # not while the own certificate is being replaced
         self._may_seal.set()
         self._sealing = 0  # recipients for whom something is being sealed now
@@ -363,17 +364,18 @@ class ChatClient:
         meanwhile waits. When it ends in between, the next start publishes. Raises Refused on a
         device without the identity's key, and what ``connect`` raises.
         """
-        self._may_seal.clear()
-        try:
-            while self._outbox or self._sealing:
+        async with self._rotation:
+            self._may_seal.clear()
+            try:
+                while self._outbox or self._sealing:
+                    self._check_open()
+                    self._decided.clear()
+                    await self._decided.wait()
                 self._check_open()
-                self._decided.clear()
-                await self._decided.wait()
-            self._check_open()
-            self._device.rotate(signer)
-            await self._patiently(self._register)
-        finally:
-            self._may_seal.set()
+                self._device.rotate(signer)
+                await self._patiently(self._register)
+            finally:
+                self._may_seal.set()
 
     # -- sending ------------------------------------------------------------------------------
 
@@ -417,7 +419,8 @@ class ChatClient:
         queue = self._unsealed[peer]
         try:
             while queue:
-                await self._may_seal.wait()
+                while not self._may_seal.is_set():  # the next rotation may have begun already
+                    await self._may_seal.wait()
                 self._sealing += 1
                 try:
                     ask = partial(self._prepared, queue[0].members)

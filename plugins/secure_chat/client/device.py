@@ -499,15 +499,15 @@ class Device:
 
     def accept(self, roster: Roster) -> None:
         """A person has compared the safety number of ``roster``'s identity: pin it, and have
-        RESUME ask again for what was held of its wallet."""
-        self.messenger.accept(roster)
+        RESUME ask again for what was held of its wallet, with one commit."""
         changes: dict[bytes, bytes | None] = {_ROTATED + roster.wallet.encode(): None}
         cursor = self.cursor
         data = self._store.get(_held_name(roster.wallet))
         if data is not None:
             cursor = self.cursor.back_to(int.from_bytes(data, "big") - 1)
             changes |= {_held_name(roster.wallet): None, _CURSOR: cursor.encode()}
-        self._commit(changes)
+        self.messenger.accept(roster, {**self._settled, **changes})
+        self._settled.clear()
         self.cursor = cursor
 
     # -- after an old backup ----------------------------------------------------------------------

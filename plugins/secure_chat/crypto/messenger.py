@@ -272,13 +272,16 @@ class Messenger:
                 self._store.commit({**own, _pin_name(roster.wallet): new.encode()})
         return how
 
-    def accept(self, roster: Roster) -> None:
-        """Pin ``roster`` because a person has compared its safety number."""
+    def accept(self, roster: Roster, own: Changes = MappingProxyType({})) -> None:
+        """Pin ``roster`` because a person has compared its safety number.
+
+        ``own``: records of the caller's that change with it.
+        """
         known, revoked = self._pin(self._store, roster.wallet), roster.revoked
         if known is not None and known.identity == roster.identity.id:
             revoked |= known.revoked
         pin = _Pin(roster.identity.id, revoked)
-        self._store.commit({_pin_name(roster.wallet): pin.encode()})
+        self._store.commit({**own, _pin_name(roster.wallet): pin.encode()})
 
     def active(self, roster: Roster) -> tuple[Certificate, ...]:
         """The devices that would be encrypted to. Raises IdentityChanged when not pinned so."""

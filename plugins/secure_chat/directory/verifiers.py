@@ -41,6 +41,7 @@ class _Verifier:
         self._process = process
         self._requests, self._answers = process.stdin, process.stdout
         self._turn = asyncio.Lock()
+        self._unread = False  # whether an answer may still come that nobody waits for
 
     @property
     def pid(self) -> int:
@@ -64,8 +65,13 @@ class _Verifier:
         """Raises what is in _ENDED when the process has ended or hangs."""
         request = msgspec.msgpack.encode(jobs)
         async with self._turn, asyncio.timeout(ANSWER_SECONDS):
+            if self._unread:
+                raise EOFError
+            self._unread = True  # until it is read: who asks next must not be given this answer
             self._requests.write(HEADER.pack(len(request)) + request)
-            return [good == 1 for good in await self._answers.readexactly(len(jobs))]
+            answer = await self._answers.readexactly(len(jobs))
+            self._unread = False
+            return [good == 1 for good in answer]
 
     async def stop(self) -> None:
         """End it, whatever it does: nothing depends on it."""

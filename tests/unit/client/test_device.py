@@ -208,6 +208,28 @@ def test_frames_of_a_changed_identity_are_held_and_asked_for_after_acceptance(
     replacement.close()
 
 
+@pytest.mark.parametrize("point", ["before the state", "after the state"])
+def test_a_crash_while_a_changed_identity_is_accepted_loses_nothing_that_was_held(
+    tmp_path: Path, pair: tuple[Device, Device], point: str
+) -> None:
+    """Who is accepted is asked for what was held, or waits to be accepted still."""
+    a, b = pair
+    sealed = a.seal([message(b, b"before"), message(b, b"while unknown")])
+    b.take([arrived(a, sealed[0].frame, 4)])
+    b.accept(own_roster(replacement := open_device(tmp_path / "other", ALICE)))
+    b.take([arrived(a, sealed[1].frame, 6)], passed=[6])
+    crash_at(b, point)
+    with pytest.raises(Crash):
+        b.accept(own_roster(a))
+    b.close()
+    b = open_device(tmp_path / "b", BOB)
+    accepted = b.messenger.pinned(a.wallet) == own_roster(a).identity.id
+    assert accepted == (point == "after the state")
+    assert b.cursor.position == (5 if accepted else 6)
+    b.close()
+    replacement.close()
+
+
 def test_a_false_position_does_not_make_the_device_miss_what_comes_before_it(
     pair: tuple[Device, Device],
 ) -> None:

@@ -19,7 +19,7 @@ from plugins.secure_chat.client.errors import (
 )
 from plugins.secure_chat.client.registration import STOCK
 from plugins.secure_chat.crypto.errors import DecryptError, NotCertified, Refused
-from plugins.secure_chat.crypto.identity import Succession, succession
+from plugins.secure_chat.crypto.identity import Identity, Succession, succession
 from plugins.secure_chat.errors import Code
 from tests.unit.client.conftest import Person, Server
 from tests.unit.client.hostile import Hostile, Json
@@ -135,6 +135,36 @@ async def test_a_rotation_waits_for_what_was_sealed_before_it(
             await meanwhile
         assert (await _next(a)).content == b"3"
     assert alice.refused == []
+
+
+async def test_a_rotation_asked_for_twice_at_once_lets_nothing_be_sealed_in_between(
+    server: Server, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second waits for the first to be published: what is sent meanwhile waits for both."""
+    alice, bob, _ = people
+    async with alice.client(server.url) as a, bob.client(server.url) as b:
+        await b.send(alice.wallet, b"before")
+        assert (await _next(a)).content == b"before"
+        publish, publishing, go_on = b._directory.publish_identity, asyncio.Event(), asyncio.Event()
+
+        async def held_back(statement: Identity) -> None:
+            publishing.set()
+            await go_on.wait()
+            await publish(statement)
+
+        monkeypatch.setattr(b._directory, "publish_identity", held_back)
+        rotations = [asyncio.create_task(b.rotate(bob.key)) for _ in range(2)]
+        async with asyncio.timeout(PATIENCE):
+            await publishing.wait()
+            sending = asyncio.create_task(b.send(alice.wallet, b"after"))
+            await b.contact(alice.wallet)
+            assert not any(task.done() for task in rotations)
+            go_on.set()
+            await asyncio.gather(*rotations, sending)
+        assert (await _next(a)).content == b"after"
+        assert bob.device.identity is not None
+        assert bob.device.identity.body.generation == 2
+    assert (alice.refused, bob.refused) == ([], [])
 
 
 STEPS = [

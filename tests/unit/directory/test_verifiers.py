@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -119,6 +120,25 @@ async def test_a_process_that_hangs_is_not_waited_for(
     monkeypatch.setattr(verifiers, "ANSWER_SECONDS", 0.1)
     assert await two.verify(batch) == expected
     assert not two.processes
+
+
+async def test_who_stops_waiting_leaves_no_verdict_for_the_next(two: Verifiers) -> None:
+    """An answer that nobody has read is not taken for that of the request after it."""
+    batch, expected = jobs(32)
+    sound = [one for one, good in zip(batch, expected, strict=True) if good][:16]
+    forged = [one for one, good in zip(batch, expected, strict=True) if not good]
+    await two.start()
+    first = two.processes[0]
+    os.kill(first, signal.SIGSTOP)
+    asked = asyncio.create_task(two.verify(sound))
+    for _ in range(9):  # turns of the loop until both processes have been asked
+        await asyncio.sleep(0)
+    assert two._verifiers[0]._turn.locked()
+    asked.cancel()
+    await asyncio.wait((asked,))
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(first, signal.SIGCONT)
+    assert await two.verify(forged) == [False] * len(forged)
 
 
 async def test_where_no_process_can_be_started_threads_do_all(

@@ -437,9 +437,8 @@ class ChatClient:
 
     async def _prepared(self, members: tuple[str, ...]) -> tuple[list[Roster], frozenset[bytes]]:
         """The rosters of ``members`` and one's own, with a session for each device."""
-        wallets = dict.fromkeys((*members, self.wallet))
-        rosters = [await self._contacts.roster(wallet) for wallet in wallets]
-        return rosters, await self._contacts.reachable(rosters, self._milliseconds())
+        wallets = tuple(dict.fromkeys((*members, self.wallet)))
+        return await self._contacts.reachable(wallets, self._milliseconds())
 
     def _seal(
         self,

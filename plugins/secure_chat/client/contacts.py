@@ -17,12 +17,18 @@ from typing import Final
 
 from plugins.secure_chat.client.device import Device
 from plugins.secure_chat.client.directory import Directory, Listing
-from plugins.secure_chat.client.errors import NoIdentity, ServerUnreachable, WrongSafetyNumber
+from plugins.secure_chat.client.errors import (
+    DirectoryRefused,
+    NoIdentity,
+    ServerUnreachable,
+    WrongSafetyNumber,
+)
 from plugins.secure_chat.client.registration import own_roster
 from plugins.secure_chat.crypto import roster, safety
-from plugins.secure_chat.crypto.errors import IdentityChanged, VerificationError
+from plugins.secure_chat.crypto.errors import IdentityChanged, NotCertified, VerificationError
 from plugins.secure_chat.crypto.identity import Succession
 from plugins.secure_chat.crypto.roster import Roster
+from plugins.secure_chat.errors import Code
 
 log: Final = logging.getLogger(__name__)
 
@@ -110,11 +116,31 @@ class Contacts:
         self._device.accept(known.roster)
         known.changed = False
 
-    async def reachable(self, rosters: Sequence[Roster], now: int) -> frozenset[bytes]:
-        """Open a session with every device of ``rosters`` that has none. ``now``: milliseconds.
+    async def reachable(
+        self, wallets: Sequence[str], now: int
+    ) -> tuple[list[Roster], frozenset[bytes]]:
+        """The rosters of ``wallets``, and a session with each of their devices. ``now``:
+        milliseconds.
 
-        Returns the ids of the certificates that must be left out: devices without prekeys.
+        With them come the ids of the certificates that must be left out: devices without prekeys.
+        Raises as ``roster`` does.
         """
+        rosters = [await self.roster(wallet) for wallet in wallets]
+        try:
+            return rosters, await self._reach(rosters, now)
+        except (NotCertified, IdentityChanged):
+            pass  # keys were renewed: a bundle, or what is pinned by now, is of another certificate
+        except DirectoryRefused as refused:
+            if refused.code is not Code.UNKNOWN_DEVICE:
+                raise
+        # The rosters are older than what the server goes by.
+        for wallet in wallets:
+            await self.contact(wallet)
+        rosters = [await self.roster(wallet) for wallet in wallets]
+        return rosters, await self._reach(rosters, now)
+
+    async def _reach(self, rosters: Sequence[Roster], now: int) -> frozenset[bytes]:
+        """Open a session with every device of ``rosters`` that has none; returns who is without."""
         messenger = self._device.messenger
         missing = messenger.missing_sessions(rosters)
         for one in rosters:

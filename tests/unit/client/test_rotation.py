@@ -4,7 +4,7 @@ stops half way is gone on with."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from plugins.secure_chat.client.errors import (
 from plugins.secure_chat.client.registration import STOCK
 from plugins.secure_chat.crypto.errors import DecryptError, NotCertified, Refused
 from plugins.secure_chat.crypto.identity import Identity, Succession, succession
+from plugins.secure_chat.crypto.prekeys import Bundle
 from plugins.secure_chat.errors import Code
 from tests.unit.client.conftest import Person, Server
 from tests.unit.client.hostile import Hostile, Json
@@ -314,6 +315,46 @@ async def test_those_it_writes_with_are_told_of_a_rotation_until_they_have_seen_
         async with alice.client(server.url) as a:
             assert not (await a.contact(bob.wallet)).rotated
         assert len(alice.changes) == 2
+
+
+async def test_keys_renewed_since_the_directory_was_asked_are_found_when_a_first_message_is_sealed(
+    server: Server, people: People, laptop: Person
+) -> None:
+    """What is handed out then is of a certificate that is not known yet, and nothing is handed out
+    of the device that was left behind: ask again, and go on."""
+    alice, bob, _ = people
+    async with alice.client(server.url) as a, bob.client(server.url) as b:
+        async with laptop.client(server.url) as at_laptop:
+            await a.contact(bob.wallet)
+            await at_laptop.contact(bob.wallet)
+            await b.rotate(bob.key)
+            with pytest.raises(DeviceLeftBehind):
+                await at_laptop.send(alice.wallet, b"not any more")
+        await a.send(bob.wallet, b"the first message")
+        assert (await _next(b)).content == b"the first message"
+    assert [one.rotated for one in alice.changes] == [True]
+
+
+async def test_a_rotation_that_is_heard_of_while_a_message_is_prepared_does_not_stop_it(
+    server: Server, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rosters that it was prepared with are then no longer those that are pinned."""
+    alice, bob, _ = people
+    async with alice.client(server.url) as a, bob.client(server.url) as b:
+        await a.contact(bob.wallet)
+        claim = a._directory.claim
+
+        async def meanwhile(wallet: str, devices: Iterable[str]) -> tuple[Bundle, ...]:
+            monkeypatch.undo()
+            bundles = await claim(wallet, devices)
+            await b.rotate(bob.key)
+            await a.contact(bob.wallet)
+            return bundles
+
+        monkeypatch.setattr(a._directory, "claim", meanwhile)
+        await a.send(bob.wallet, b"the first message")
+        assert (await _next(b)).content == b"the first message"
+    assert [one.rotated for one in alice.changes] == [True]
 
 
 # -- the wallet's other devices -------------------------------------------------------------------

@@ -2,8 +2,8 @@
  * SecureMessageV2 for one conversation, under the host's names: text in, the frame's fields out, and
  * back. What is behind it is the whole protocol: see `messenger.ts` and `contacts.ts`.
  */
-import type { Bytes } from "./bytes";
 import type { Contacts } from "./contacts";
+import { DirectoryError } from "./directory";
 import { CryptoError } from "./errors";
 import { type ChatMessage, Frame } from "./frame";
 import type { Keep, Messenger, Opened } from "./messenger";
@@ -11,6 +11,16 @@ import type { Roster } from "./roster";
 
 /** What a message gives that was sealed under a certificate which is not known here yet. */
 const MAY_BE_RENEWED = new Set(["decrypt", "unknown_session"]);
+
+/**
+ * Whether the rosters are older than what the server goes by: keys were renewed, so a bundle, or what is
+ * pinned by now, is of another certificate; or a device has been ended.
+ */
+function isStale(error: unknown): boolean {
+  if (error instanceof DirectoryError) return error.code === "unknown_device";
+  if (!(error instanceof CryptoError)) return false;
+  return error.code === "not_certified" || error.code === "identity_changed";
+}
 
 /** The fields of a message as they are on the wire; bytes in standard base64. */
 export interface SecureMessageV2Payload {
@@ -53,29 +63,26 @@ export class SecureMessageClient {
    * the peer has no device to encrypt to, and what the contacts and `Messenger.seal` throw.
    */
   async encrypt(text: string, keep?: Keep<Frame>): Promise<ChatMessage> {
-    const recipient = this.peerWallet;
-    const { rosters, without } = await this.#reached();
-    const content = encoder.encode(text);
-    const ts = Date.now() / 1000;
-    const message = { recipient, rosters, content, ts, without };
-    return (await this.#messenger.seal(message, keep)).toWire();
-  }
-
-  /** Both sides' rosters, a session open with each of their devices but those to leave out. */
-  async #reached(): Promise<{ rosters: readonly Roster[]; without: readonly Bytes[] }> {
     const wallets = [...new Set([this.peerWallet, this.#messenger.wallet])];
     const ask = (): Promise<readonly Roster[]> =>
       Promise.all(wallets.map((one) => this.contacts.roster(one)));
     const known = await ask();
     try {
-      return { rosters: known, without: await this.contacts.reach(known) };
+      return await this.#sealed(text, known, keep);
     } catch (error) {
-      if (!(error instanceof CryptoError && error.code === "not_certified")) throw error;
-      // The prekeys are of a certificate that is not known here yet: keys were renewed (C35).
+      if (!isStale(error)) throw error;
       await Promise.all(wallets.map((one) => this.contacts.contact(one)));
-      const rosters = await ask();
-      return { rosters, without: await this.contacts.reach(rosters) };
+      return this.#sealed(text, await ask(), keep);
     }
+  }
+
+  async #sealed(text: string, rosters: readonly Roster[], keep?: Keep<Frame>): Promise<ChatMessage> {
+    const recipient = this.peerWallet;
+    const without = await this.contacts.reach(rosters);
+    const content = encoder.encode(text);
+    const ts = Date.now() / 1000;
+    const message = { recipient, rosters, content, ts, without };
+    return (await this.#messenger.seal(message, keep)).toWire();
   }
 
   /**

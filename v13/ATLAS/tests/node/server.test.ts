@@ -373,6 +373,39 @@ test("keys renewed since the directory was asked are found when a first message 
   expect((await ours.decrypt(frame)).text).toBe("the first message");
 });
 
+test("a device ended since the directory was asked is left out when a first message is sealed", async () => {
+  const first = await alice.open();
+  const second = await Browser.of(alice.key);
+  const further = await FurtherDevice.begin(await second.enrolment());
+  const laptop = await further.finish(await answerRequest(first, further.request));
+  const theirs = await bob.client(alice.key.wallet);
+  await theirs.contacts.roster(alice.key.wallet);
+  const { certificate } = await laptop.statements();
+  const signature = alice.key.sign(RevocationBody.of(certificate).text);
+  await alice.directory().revoke(await first.revoke(certificate, signature));
+  const frame = await theirs.encrypt("the first message");
+  const ours = await alice.client(bob.key.wallet);
+  expect((await ours.decrypt(frame)).text).toBe("the first message");
+});
+
+test("a rotation that is heard of while a first message is prepared does not stop it", async () => {
+  const messenger = await alice.open();
+  const theirs = await bob.open();
+  const directory = bob.directory();
+  const contacts = new Contacts(theirs, directory, suite);
+  const claim = directory.claim.bind(directory);
+  directory.claim = async (wallet, devices) => {
+    directory.claim = claim;
+    const bundles = await claim(wallet, devices);
+    await rotateIdentity(await alice.enrolment(), messenger);
+    await contacts.contact(alice.key.wallet);
+    return bundles;
+  };
+  const frame = await new SecureMessageClient(theirs, contacts, alice.key.wallet).encrypt("first");
+  const ours = await alice.client(bob.key.wallet);
+  expect((await ours.decrypt(frame)).text).toBe("first");
+});
+
 test("a device that a rotation left behind says so and goes on once it is endorsed again", async () => {
   const first = await alice.open();
   const second = await Browser.of(alice.key);

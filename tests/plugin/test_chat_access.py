@@ -285,6 +285,37 @@ def test_what_waits_for_a_slow_peer_is_not_sent_after_the_expiry(
     assert (kinds[-1], frames[-1]["code"], code) == ("ERROR", "unauthorized", 4401)
 
 
+class StepsBack:
+    """The time it is, but for the next few times that it is asked: then it is HOUR ahead."""
+
+    def __init__(self) -> None:
+        self.ahead = 0
+
+    def __call__(self) -> float:
+        if self.ahead == 0:
+            return time.time()
+        self.ahead -= 1
+        return time.time() + HOUR
+
+
+def test_a_clock_that_steps_back_at_the_expiry_ends_the_connection_all_the_same(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not sent, for the token had expired, must not be missing in a socket that lives."""
+    clock = StepsBack()
+    monkeypatch.setattr(socket_shell, "time", SimpleNamespace(time=clock))
+    bob = RawSocket(server, BOB, token(BOB, seconds=HOUR / 2))
+    only_bob = "\nsecure_chat_connections 1.0\n"
+    server.wait_for(lambda: only_bob in server.http.get("/metrics").text, "his socket")
+    clock.ahead = 2  # the answer is ready, and not sent: the token has expired
+    bob.send_at_once({"type": "PING"})
+    server.wait_for(lambda: clock.ahead == 0, "the clock looked at")
+    bob.send_at_once({"type": "AUTH", "token": "of nobody"})  # whatever lives yet ends here
+    frames, code = bob.closed()
+    assert [frame.get("code", frame["type"]) for frame in frames] == ["READY", "unauthorized"]
+    assert code == 4401
+
+
 def test_a_socket_that_says_nothing_ends_with_its_token(
     server: ChatServer, clock: MovableClock
 ) -> None:

@@ -388,9 +388,13 @@ class _Connection:
         self._expiry = asyncio.get_running_loop().call_later(min(left, 86_400.0), self._on_expiry)
 
     def _on_expiry(self) -> None:
+        """The timer is over, which is not to say that the token is: the clock may have been set."""
         if time.time() < self._principal.expires_at:
             self._watch_expiry()
-            return
+        else:
+            self._expire()
+
+    def _expire(self) -> None:
         if self._outbox.close_with is not None:
             return
         # What waits until the peer reads is not sent any more; the last word has its own writer.
@@ -484,7 +488,7 @@ class _Connection:
             while frames := outbox.take():
                 for batch, size in _batches(frames):
                     if outbox.close_with is None and time.time() >= self._principal.expires_at:
-                        self._on_expiry()
+                        self._expire()
                         return
                     await self._frames.send_many(batch)
                     outbox.sent(size)

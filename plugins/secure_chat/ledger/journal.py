@@ -150,7 +150,7 @@ class Journal:
         self._wake = threading.Condition()
         self._closing = False
         self._stopped: str | None = None
-        self._observers: list[Callable[[int, int], None]] = []
+        self._observers: tuple[Callable[[int, int], None], ...] = ()
         self._writer = threading.Thread(
             target=self._write_groups, name="ledger-writer", daemon=True
         )
@@ -178,9 +178,15 @@ class Journal:
     def observe(self, observer: Callable[[int, int], None]) -> None:
         """Have ``observer(groups, bytes)`` called in the writer thread after each sync.
 
-        It must be quick; what it raises is logged.
+        It must be quick; what it raises is logged. It is kept until ``forget``.
         """
-        self._observers.append(observer)
+        with self._wake:
+            self._observers = (*self._observers, observer)
+
+    def forget(self, observer: Callable[[int, int], None]) -> None:
+        """Call ``observer`` no more; it may be under way."""
+        with self._wake:
+            self._observers = tuple(one for one in self._observers if one is not observer)
 
     def stage(self, drafts: Sequence[EventDraft]) -> Staged:
         """Put ``drafts`` on the chain, in order and side by side. Raises LedgerUnavailable."""

@@ -61,6 +61,7 @@ class JournalLedger:
         """``owned``: closing the chat closes the journal too."""
         self.journal = journal
         self._owned = owned
+        self._observers: list[Callable[[int, int], None]] = []  # that the journal has from here
 
     @property
     def path(self) -> Path:
@@ -91,8 +92,14 @@ class JournalLedger:
         self.journal.stop(why)
 
     def observe(self, observer: Callable[[], None]) -> None:
-        self.journal.observe(lambda _groups, _bytes: observer())
+        def moved(_groups: int, _bytes: int) -> None:
+            observer()
+
+        self._observers.append(moved)
+        self.journal.observe(moved)
 
     def close(self) -> None:
+        for observer in self._observers:
+            self.journal.forget(observer)
         if self._owned:
             self.journal.close()

@@ -53,6 +53,7 @@ FIELD = (1 << 255) - 19
 GROUP = (1 << 252) + 27742317777372353535851937790883648493
 ORDER_8 = bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05")
 ORDER = 2 * HALF_ORDER + 1
+_POST_QUANTUM = "bad_post_quantum_signature"
 
 
 def draw(name: str, size: int = 32) -> bytes:
@@ -632,6 +633,134 @@ def device_documents(alice: Person, bob: Person) -> Document:
     return doc
 
 
+def enrolments(alice: Person, bob: Person) -> Document:
+    """Alice's phone endorses her tablet."""
+    doc = Document("Enrolling a further device")
+    made = Person("alice", "phone", "tablet")
+    phone, tablet = made.certificates["phone"], made.certificates["tablet"]
+    owner, endorser = (
+        doc.blob("identity", made.identity.encode()),
+        doc.blob("phone", phone.encode()),
+    )
+    device, wallet_secret = made.secrets("tablet"), made.wallet_secret
+    asked = doc.good(
+        "request",
+        "enrolment-request",
+        device=device,
+        wallet_id=made.wallet.wallet,
+        device_id="tablet",
+    )["request"]
+    request = doc.blob("request", asked)
+    op: str = "enrolment-body"
+    doc.good("what is certified", op, identity=owner, endorser=endorser, request=request)
+    for name, changed, error in (
+        ("another version", edited(request, 0, 1, b"\3"), "unsupported_suite"),
+        ("of another wallet", flipped(request, asked, 1), "not_certified"),
+        ("a space in the device's name", edited(request, 22, 1, b" "), "decode"),
+        ("no name", edited(request, 21, 7, b"\0"), "decode"),
+        ("a byte too many", edited(request, len(asked), 0, b"\0"), "decode"),
+        ("a byte too few", edited(request, -1, 1), "decode"),
+        (
+            "a byte too many, of another wallet",
+            edited(flipped(request, asked, 1), len(asked), 0, b"\0"),
+            "decode",
+        ),
+    ):
+        doc.bad(f"request, {name}", op, error, identity=owner, endorser=endorser, request=changed)
+    assert tablet.endorsement is not None
+    parts = (
+        made.identity.encode(),
+        phone.encode(),
+        tablet.identity_signature,
+        *tablet.endorsement,
+    )
+    word = doc.good(
+        "answer",
+        "enrolment-answer",
+        identity=owner,
+        endorser=endorser,
+        identity_signature=parts[2],
+        classical=parts[3],
+        post_quantum=parts[4],
+    )["answer"]
+    answer = doc.blob("answer", word)
+    op = "enrolment-finish"
+    own: dict[str, Any] = {"device": device, "device_id": "tablet", "wallet_secret": wallet_secret}
+    doc.good("the further device's certificate", op, **own, answer=answer)
+    starts = [1 + sum(4 + len(part) for part in parts[:index]) for index in range(len(parts))]
+
+    def given(index: int, value: bytes) -> dict[str, Any]:
+        """The answer with another value in the place of one of the five."""
+        return edited(answer, starts[index], 4 + len(parts[index]), u32(len(value)) + value)
+
+    altered = bytes((parts[2][0] ^ 1,)) + parts[2][1:]
+    for name, changed, error in (
+        ("another version", edited(answer, 0, 1, b"\3"), "unsupported_suite"),
+        ("a byte too many", edited(answer, len(word), 0, b"\0"), "decode"),
+        ("a byte too few", edited(answer, -1, 1), "decode"),
+        ("a value of 16,385 bytes", given(2, bytes(16_385)), "decode"),
+        ("a value of 16,384 bytes", given(2, bytes(16_384)), _POST_QUANTUM),
+        ("the identity cut short", given(0, parts[0][:-1]), "decode"),
+        ("identity signature altered", given(2, altered), _POST_QUANTUM),
+        ("identity signature of 3,310 bytes", given(2, parts[2] + b"\0"), _POST_QUANTUM),
+        (
+            "endorser's signature altered",
+            flipped(answer, word, starts[3] + 4),
+            "bad_classical_signature",
+        ),
+        ("endorser's signature of 65 bytes", given(3, parts[3] + b"\0"), "bad_classical_signature"),
+        (
+            "endorser's post-quantum signature altered",
+            flipped(answer, word, starts[4] + 4),
+            _POST_QUANTUM,
+        ),
+        (
+            "endorser's post-quantum signature of 3,308 bytes",
+            given(4, parts[4][:-1]),
+            _POST_QUANTUM,
+        ),
+        (
+            "the endorser's own certificate altered",
+            flipped(answer, word, starts[1] + 4 + len(phone.body.encoded) + 3),
+            "bad_wallet_signature",
+        ),
+        (
+            "an endorser of another identity",
+            given(1, bob.certificates["laptop"].encode()),
+            "not_certified",
+        ),
+        (
+            "an endorser whose own endorser is not there",
+            given(1, alice.certificates["desk"].encode()),
+            "not_certified",
+        ),
+        ("of another wallet", given(0, bob.identity.encode()), "not_certified"),
+    ):
+        doc.bad(f"answer, {name}", op, error, **own, answer=changed)
+    doc.bad(
+        "answer, for another device's keys",
+        op,
+        _POST_QUANTUM,
+        **{**own, "device": alice.secrets("desk")},
+        answer=answer,
+    )
+    doc.bad(
+        "answer, for another device's name",
+        op,
+        _POST_QUANTUM,
+        **{**own, "device_id": "tables"},
+        answer=answer,
+    )
+    doc.bad(
+        "answer, another wallet would sign",
+        op,
+        "not_certified",
+        **{**own, "wallet_secret": bob.wallet_secret},
+        answer=answer,
+    )
+    return doc
+
+
 def prekey_set(person: Person, device: str) -> dict[Kind, PrekeySecret]:
     source = Draws(f"{person.name} {device} prekeys")
     return {kind: PrekeySecret.generate(kind, 10 + kind, source) for kind in Kind}
@@ -990,6 +1119,36 @@ def ratchets() -> Document:
             read(b, 513),
         ],
     )
+    return doc
+
+
+def session_document() -> Document:
+    doc = Document("Sessions of two devices: which are kept, and which is sent on")
+    op, now = "sessions-rank", 1_700_000_000_000
+    last = (1 << 53) - 1
+
+    def sessions(*opened: int, ids: bytes = b"") -> list[dict[str, Any]]:
+        """With ids in ascending order, or those that begin with the bytes of ``ids``."""
+        return [
+            {"transcript": bytes((first,)) + draw(f"transcript {place}", 31), "opened": when}
+            for place, (first, when) in enumerate(zip(ids or range(9), opened, strict=False))
+        ]
+
+    doc.good("no session", op, sessions=[], now=now)
+    doc.good("the one that was opened last is first", op, sessions=sessions(5, 7, 6), now=now)
+    tied = sessions(7, 7, 7, ids=b"\x80\x7f\xff")
+    doc.good("opened at once: the smaller id, as bytes", op, sessions=tied, now=now)
+    alike = [{"transcript": bytes(15) + bytes((n,)) + bytes(16), "opened": 7} for n in (2, 1)]
+    doc.good("ids that differ in their last byte", op, sessions=alike, now=now)
+    doc.good("four are kept", op, sessions=sessions(1, 2, 3, 4), now=now)
+    doc.good("a fifth drops the last", op, sessions=sessions(4, 1, 3, 2, 5), now=now)
+    doc.good("a fifth that would be the last", op, sessions=sessions(4, 5, 3, 2, 1), now=now)
+    doc.good(
+        "a fifth, opened at once", op, sessions=sessions(7, 7, 7, 7, 7, ids=b"\5\4\3\2\1"), now=now
+    )
+    doc.good("opened after the clock", op, sessions=sessions(now + 9, 3), now=now)
+    doc.good("opened at this millisecond", op, sessions=sessions(now), now=now)
+    doc.good("opened at the last number that there is", op, sessions=sessions(last), now=now)
     return doc
 
 
@@ -1552,8 +1711,10 @@ def documents() -> dict[str, str]:
             "crypto-basics.json": basics().text,
             "crypto-identity.json": identities(alice, bob).text,
             "crypto-devices.json": device_documents(alice, bob).text,
+            "crypto-enrolment.json": enrolments(alice, bob).text,
             "crypto-handshake.json": handshakes(alice, bob, pinned).text,
             "crypto-ratchet.json": ratchets().text,
+            "crypto-sessions.json": session_document().text,
             "crypto-messages.json": messages(alice, bob, pinned).text,
             "crypto-attachments.json": attachment_documents().text,
         }

@@ -25,13 +25,14 @@ from plugins.secure_chat.crypto import (
 from plugins.secure_chat.crypto import frame as frames
 from plugins.secure_chat.crypto.codec import Reader
 from plugins.secure_chat.crypto.devices import Certificate, CertificateBody, DeviceKeys, Revocation
+from plugins.secure_chat.crypto.endorsement import Answer, Request
 from plugins.secure_chat.crypto.envelope import Envelope
 from plugins.secure_chat.crypto.errors import CryptoError
 from plugins.secure_chat.crypto.frame import Frame
 from plugins.secure_chat.crypto.identity import Identity, succession
 from plugins.secure_chat.crypto.prekeys import Bundle, Kind, PrekeySecret, Publication
 from plugins.secure_chat.crypto.ratchet import Header, Ratchet
-from plugins.secure_chat.crypto.session import wrap_data
+from plugins.secure_chat.crypto.session import Session, Sessions, wrap_data
 from plugins.secure_chat.crypto.store import SessionStore
 
 Outcome = dict[str, Any]
@@ -142,6 +143,42 @@ def _roster(identity: bytes, certificates: list[bytes], revocations: list[bytes]
 def roster_verify(identity: bytes, certificates: list[bytes], revocations: list[bytes]) -> Outcome:
     one = _roster(identity, certificates, revocations)
     return {"active": [each.device for each in one.active]}
+
+
+def enrolment_request(device: dict[str, bytes], wallet_id: str, device_id: str) -> Outcome:
+    return {"request": Request(wallet_id, device_id, *_keys(device).public).encode()}
+
+
+def enrolment_body(identity: bytes, endorser: bytes, request: bytes) -> Outcome:
+    """What the endorser, and the identity's key, sign for the device that made ``request``."""
+    asked = Request.decode(request)
+    assert asked.encode() == request
+    body = asked.body(Identity.decode(identity), Certificate.decode(endorser))
+    return {"body": body.encoded, "id": body.id, "text": body.text}
+
+
+def enrolment_answer(
+    identity: bytes,
+    endorser: bytes,
+    identity_signature: bytes,
+    classical: bytes,
+    post_quantum: bytes,
+) -> Outcome:
+    statement, certificate = Identity.decode(identity), Certificate.decode(endorser)
+    answer = Answer(statement, certificate, identity_signature, (classical, post_quantum))
+    return {"answer": answer.encode()}
+
+
+def enrolment_finish(
+    device: dict[str, bytes], device_id: str, wallet_secret: bytes, answer: bytes
+) -> Outcome:
+    """The new device's part. Its own signatures are hedged: that the whole verifies is compared."""
+    keys, signer, word = _keys(device), wallet.WalletKey(wallet_secret), Answer.decode(answer)
+    assert word.encode() == answer
+    body = Request(signer.wallet, device_id, *keys.public).body(word.statement, word.endorser)
+    proof = keys.sign(labels.DEVICE_CERTIFICATE, body.encoded)
+    certificate, known = word.certified(body, signer.sign(body.text), proof)
+    return {"id": certificate.id, "active": [each.device for each in known.active]}
 
 
 def publication_verify(certificate: bytes, publication: bytes) -> Outcome:
@@ -271,6 +308,17 @@ def ratchet_script(root: bytes, signed: bytes, steps: list[dict[str, Any]]) -> O
         }
         sides[step["side"]] = state
     return {"outcomes": outcomes}
+
+
+def sessions_rank(sessions: list[dict[str, Any]], now: int) -> Outcome:
+    """Which of these sessions are kept, the one to send on first, and what ``opened`` a session
+    that is opened at ``now`` has."""
+    known = Sessions()
+    for one in sessions:
+        ratchet = Ratchet.responder(bytes(32), bytes(32))
+        known = known.with_(Session(one["transcript"], one["opened"], ratchet))
+        assert set(one) == {"transcript", "opened"}
+    return {"kept": [one.id for one in known.ranked], "opened": known.next_opened(now)}
 
 
 def conversation(sender: str, recipient: str) -> Outcome:
@@ -476,8 +524,9 @@ OPERATIONS: dict[str, Callable[..., Outcome]] = {
         *(label, hkdf, ed25519_verify, wallet_text, wallet_sign, wallet_recover),
         *(identity_verify, identity_succession, safety_number),
         *(device_keys, certificate_body, certificate_verify, revocation_verify, roster_verify),
+        *(enrolment_request, enrolment_body, enrolment_answer, enrolment_finish),
         *(prekey_public, publication_verify, bundle_verify, encapsulate),
-        *(handshake_initiate, handshake_respond, ratchet_script),
+        *(handshake_initiate, handshake_respond, ratchet_script, sessions_rank),
         *(conversation, associated_data, content_keys, padded_size, pad, unpad, key_wrap_data),
         *(initiation_body, envelope_decode, message_seal, messages_open),
         *(signing_input, frame_sign, frame_verify),

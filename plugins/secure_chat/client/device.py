@@ -25,14 +25,14 @@ from plugins.secure_chat.client.cursor import Cursor
 from plugins.secure_chat.client.state import StateFolder, Unlock
 from plugins.secure_chat.core.envelope import ChatMessage
 from plugins.secure_chat.crypto import devices, identity, labels, primitives, roster
-from plugins.secure_chat.crypto.codec import VERSION, Reader, b32, identifier, u8, u64, wallet_bytes
+from plugins.secure_chat.crypto.codec import Reader, identifier, u64
 from plugins.secure_chat.crypto.devices import (
     Certificate,
-    CertificateBody,
     DeviceKeys,
     Revocation,
     revocation_body,
 )
+from plugins.secure_chat.crypto.endorsement import Answer, Request
 from plugins.secure_chat.crypto.errors import (
     CryptoError,
     DecryptError,
@@ -70,7 +70,6 @@ _INBOX: Final = OWN + b"inbox/"
 _HELD: Final = OWN + b"held/"
 _ROTATED: Final = OWN + b"rotated/"
 _MAX_SETTLED: Final = 64  # a commit writes the whole state: what is done with must not pile up
-_LARGEST_PART: Final = 1 << 14  # of an endorsement; a certificate has 12 kB
 
 
 class Signer(Protocol):
@@ -254,7 +253,8 @@ class Device:
     def request(self) -> bytes:
         """For the device that has made the wallet's new identity: it is to ``endorse`` this one."""
         mine = self.certificate.body
-        return _request(self.wallet, self.id, mine.signing, mine.agreement, mine.post_quantum)
+        keys = (mine.signing, mine.agreement, mine.post_quantum)
+        return Request(self.wallet, self.id, *keys).encode()
 
     def renew(self, endorsement: bytes, signer: Signer) -> None:
         """Go on as a device of the identity that the wallet has now, with the same keys.
@@ -262,14 +262,15 @@ class Device:
         ``endorsement`` answers ``request``. Raises DecodeError or VerificationError, and Refused
         for the identity that this device is of; then nothing has changed.
         """
-        word = _Endorsement.decode(endorsement, signer, self.wallet)
+        word = _answer(endorsement, signer, self.wallet)
         if word.statement.id == self.certificate.body.identity:
             raise Refused("the device is of this identity already")
         body = self.messenger.describe(word.statement, word.endorser.id)
-        certificate = word.certificate(body, signer, self.messenger.prove(body))
+        proof = self.messenger.prove(body)
+        certificate, known = word.certified(body, signer.sign(body.text), proof)
         # The key of an identity that is no longer the wallet's has nothing to say.
         own: Changes = {_IDENTITY: None, _RESET: None, _REPLACED: None}
-        self._recertify(word.roster(certificate), certificate, own)
+        self._recertify(known, certificate, own)
 
     def _recertify(self, known: Roster, certificate: Certificate, own: Changes) -> None:
         new: Changes = {_CERTIFICATE: certificate.encode(), _PREKEYS: None}
@@ -296,19 +297,10 @@ class Device:
         DecodeError, NotCertified, or Refused where the identity's key is not.
         """
         key, statement = self._own_identity()
-        reader = Reader(request)
-        reader.version()
-        if reader.wallet() != self.wallet:
-            raise NotCertified("the request is of another wallet's device")
-        body = _body(statement, _described(reader), self.certificate.id)
-        reader.end()
-        parts = (
-            statement.encode(),
-            self.certificate.encode(),
-            key.sign(labels.DEVICE_CERTIFICATE, body.encoded),
-            *self.messenger.endorse(body),
-        )
-        return u8(VERSION) + b"".join(b32(part) for part in parts)
+        body = Request.decode(request).body(statement, self.certificate)
+        signature = key.sign(labels.DEVICE_CERTIFICATE, body.encoded)
+        endorsement = self.messenger.endorse(body)
+        return Answer(statement, self.certificate, signature, endorsement).encode()
 
     def revocation(self, certificate: Certificate, signer: Signer) -> Revocation:
         """The statement that ``certificate`` of this identity no longer counts. Raises Refused."""
@@ -533,39 +525,6 @@ class Device:
         self._settled.clear()
 
 
-@dataclass(frozen=True, slots=True)
-class _Endorsement:
-    """What ``Device.endorse`` answers: an identity's and one of its devices' word for another."""
-
-    statement: Identity
-    endorser: Certificate
-    identity_signature: bytes
-    endorsement: tuple[bytes, bytes]
-
-    @classmethod
-    def decode(cls, data: bytes, signer: Signer, wallet: str) -> Self:
-        """Raises DecodeError, or NotCertified when it is not for ``wallet``, or ``signer`` not."""
-        outer = Reader(data)
-        outer.version()
-        parts = [outer.b32(_LARGEST_PART) for _ in range(5)]
-        outer.end()
-        statement, endorser = Identity.decode(parts[0]), Certificate.decode(parts[1])
-        if statement.wallet != wallet or signer.wallet != wallet:
-            raise NotCertified("the endorsement is for another wallet's device")
-        return cls(statement, endorser, parts[2], (parts[3], parts[4]))
-
-    def certificate(
-        self, body: CertificateBody, signer: Signer, proof: tuple[bytes, bytes]
-    ) -> Certificate:
-        """The whole, with the wallet's signature and the device's own two. Not verified yet."""
-        signature = signer.sign(body.text)
-        return Certificate(body, signature, self.identity_signature, *proof, self.endorsement)
-
-    def roster(self, certificate: Certificate) -> Roster:
-        """The two devices, verified. Raises VerificationError."""
-        return roster.verify(self.statement, [self.endorser, certificate])
-
-
 class Enrolment:
     """A further device of a wallet, before an older one has endorsed it.
 
@@ -606,19 +565,31 @@ class Enrolment:
     @property
     def request(self) -> bytes:
         """The wallet, the device's id and its public keys. Not secret."""
-        return _request(self._wallet, self._device, *self._keys.public)
+        return self._request.encode()
+
+    @property
+    def _request(self) -> Request:
+        return Request(self._wallet, self._device, *self._keys.public)
 
     def finish(self, endorsement: bytes, signer: Signer) -> Device:
         """The device, with the certificate that the endorsement and the wallet make whole.
 
         Raises DecodeError or VerificationError, and then nothing has changed.
         """
-        word = _Endorsement.decode(endorsement, signer, self._wallet)
-        body = _body(word.statement, (self._device, *self._keys.public), word.endorser.id)
+        word = _answer(endorsement, signer, self._wallet)
+        body = self._request.body(word.statement, word.endorser)
         proof = self._keys.sign(labels.DEVICE_CERTIFICATE, body.encoded)
-        certificate = word.certificate(body, signer, proof)
-        _settle_in(self._state, self._keys, word.roster(certificate), certificate)
+        certificate, known = word.certified(body, signer.sign(body.text), proof)
+        _settle_in(self._state, self._keys, known, certificate)
         return Device(self._state)
+
+
+def _answer(data: bytes, signer: Signer, wallet: str) -> Answer:
+    """Raises DecodeError, or NotCertified when it is not for ``wallet``, or ``signer`` not."""
+    answer = Answer.decode(data)
+    if not answer.statement.wallet == signer.wallet == wallet:
+        raise NotCertified("the answer is for another wallet's device")
+    return answer
 
 
 def _begin(state: StateFolder, signer: Signer, *, reset: bool) -> None:
@@ -650,28 +621,6 @@ def _settle_in(
 
 def _read_identity(data: bytes) -> tuple[PostQuantumKey, Identity]:
     return PostQuantumKey(data[: primitives.KEY]), Identity.decode(data[primitives.KEY :])
-
-
-def _request(wallet: str, device: str, *keys: bytes) -> bytes:
-    """``keys``: Ed25519, X25519, ML-DSA-65."""
-    return u8(VERSION) + wallet_bytes(wallet) + identifier(device) + b"".join(keys)
-
-
-_Described = tuple[str, bytes, bytes, bytes]
-
-
-def _described(reader: Reader) -> _Described:
-    """A device's id, Ed25519, X25519 and ML-DSA-65 keys."""
-    return (
-        reader.identifier(),
-        reader.take(primitives.KEY),
-        reader.take(primitives.KEY),
-        reader.take(primitives.MLDSA_KEY),
-    )
-
-
-def _body(statement: Identity, described: _Described, endorser: bytes) -> CertificateBody:
-    return CertificateBody(statement.wallet, statement.id, *described, endorser)
 
 
 def _received(arrived: Arrived, opened: Opened) -> Received:

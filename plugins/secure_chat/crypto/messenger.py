@@ -390,7 +390,7 @@ class Messenger:
             self.certificate,
             peer,
             bundle,
-            min(sessions.next_opened(now), pqxdh.MAX_OPENED),
+            sessions.next_opened(now),
             self._randomness,
             self._encapsulate,
         )

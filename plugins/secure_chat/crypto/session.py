@@ -12,7 +12,7 @@ from typing import Final
 
 from plugins.secure_chat.crypto import labels, primitives
 from plugins.secure_chat.crypto.codec import Reader, u8, u16, u64
-from plugins.secure_chat.crypto.pqxdh import HANDSHAKE, SESSION_ID, Agreement, Handshake
+from plugins.secure_chat.crypto.pqxdh import HANDSHAKE, MAX_OPENED, SESSION_ID, Agreement, Handshake
 from plugins.secure_chat.crypto.primitives import Randomness, labelled
 from plugins.secure_chat.crypto.ratchet import Header, Ratchet
 
@@ -117,8 +117,10 @@ class Sessions:
         return Sessions(tuple(ranked[:MAX_SESSIONS]))
 
     def next_opened(self, now: int) -> int:
-        """When a session opened now must say it was: later than all that are known."""
-        return max(now, self.ranked[0].opened + 1) if self.ranked else now
+        """When a session opened now must say it was: later than all that are known, up to the
+        largest number that a handshake holds."""
+        later = max(now, self.ranked[0].opened + 1) if self.ranked else now
+        return min(later, MAX_OPENED)
 
     def encode(self) -> bytes:
         return u16(len(self.ranked)) + b"".join(one.encode() for one in self.ranked)

@@ -87,8 +87,8 @@ const NO_REQUEST = "This is not a device's request.";
 const WHY_NOT_ADDED: Words = {
   decode: NO_REQUEST,
   unsupported_suite: NO_REQUEST,
-  refused:
-    "This is a request of another wallet, or this browser may not add devices. The one that your chat began in may.",
+  not_certified: "This is a request of another wallet.",
+  refused: "This browser may not add devices. The one that your chat began in may.",
 };
 
 /** Answering the request that a further device of one's own shows. */

@@ -74,6 +74,17 @@ export interface CertificateFields {
   readonly endorser: Bytes;
 }
 
+/** A device's public keys: Ed25519, X25519, ML-DSA-65. */
+export type PublicKeys = Pick<CertificateFields, "signing" | "agreement" | "postQuantum">;
+
+export function publicKeys(keys: DeviceKeys): PublicKeys {
+  return {
+    signing: keys.signing.publicKey,
+    agreement: keys.agreement.publicKey,
+    postQuantum: keys.postQuantum.publicKey,
+  };
+}
+
 /** What a certificate says. */
 export class CertificateBody implements CertificateFields {
   readonly wallet: string;
@@ -235,9 +246,7 @@ export function describeDevice(
     wallet: identity.wallet,
     identity: identity.id,
     device,
-    signing: keys.signing.publicKey,
-    agreement: keys.agreement.publicKey,
-    postQuantum: keys.postQuantum.publicKey,
+    ...publicKeys(keys),
     endorser: endorser?.id ?? NO_ENDORSER,
   });
 }

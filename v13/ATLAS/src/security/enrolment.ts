@@ -12,21 +12,30 @@
  * What is made is stored before it is published, and published again at every start until the
  * directory has it.
  */
-import { type Bytes, concat, equal } from "./bytes";
-import { b32, identifier, labelled, Reader, u64, u8, VERSION, walletBytes } from "./codec";
+import { type Bytes, equal } from "./bytes";
+import { labelled, Reader, u64, u8 } from "./codec";
 import {
   Certificate,
   CertificateBody,
   certify,
   describeDevice,
   type DeviceKeys,
-  type DualSignature,
   freshDeviceId,
   generateDeviceKeys,
   NO_ENDORSER,
+  publicKeys,
   signAsDevice,
 } from "./devices";
 import { type Directory, DirectoryError, type Listing } from "./directory";
+import {
+  bodyOf,
+  certified,
+  decodeAnswer,
+  decodeRequest,
+  encodeAnswer,
+  encodeRequest,
+  type EnrolmentRequest,
+} from "./endorsement";
 import { CryptoError } from "./errors";
 import { Identity, IdentityBody, NO_PREVIOUS_IDENTITY, vouch } from "./identity";
 import { DEVICE_CERTIFICATE } from "./labels";
@@ -34,7 +43,7 @@ import { type ArchiveEntry, Messenger } from "./messenger";
 import { fresh } from "./randomness";
 import { verifyRoster } from "./roster";
 import type { SessionStore } from "./store";
-import { ED25519_SIGNATURE, KEY, MLDSA_KEY, MLDSA_SIGNATURE, type Suite } from "./suite";
+import type { Suite } from "./suite";
 import type { SignText } from "./wallet";
 
 /** Below this stock of one-time prekeys, of either kind, new ones are published. */
@@ -51,8 +60,6 @@ const NO_PREKEYS: readonly ArchiveEntry[] = [
   { name: ROTATED_AT, value: null },
   { name: UNPUBLISHED, value: null },
 ];
-/** Of one field of an answer: a certificate with its endorsement is the longest. */
-const MAX_FIELD = 16_384;
 
 /** What a browser needs to be a device of a wallet. */
 export interface Enrolment {
@@ -246,18 +253,6 @@ export async function publishPrekeys(
   await messenger.keep([{ name: UNPUBLISHED, value: null }]);
 }
 
-/** What a further device tells of itself: `u8 2 ‖ wallet ‖ device ‖ Ed25519 ‖ X25519 ‖ ML-DSA-65`. */
-function encodeRequest({ wallet, device, keys }: EnrolmentRequest): Bytes {
-  return concat(
-    u8(VERSION),
-    walletBytes(wallet),
-    identifier(device),
-    keys.signing,
-    keys.agreement,
-    keys.postQuantum,
-  );
-}
-
 /**
  * A further device of a wallet, being enrolled. Its keys live in this object until `finish`: when the
  * page is left before, one begins again.
@@ -273,10 +268,12 @@ export class FurtherDevice {
     this.#enrolment = enrolment;
     this.#keys = keys;
     this.device = device;
-    const { wallet } = enrolment;
-    const [signing, agreement] = [keys.signing.publicKey, keys.agreement.publicKey];
-    const postQuantum = keys.postQuantum.publicKey;
-    this.request = encodeRequest({ wallet, device, keys: { signing, agreement, postQuantum } });
+    this.request = encodeRequest(this.#asked);
+  }
+
+  get #asked(): EnrolmentRequest {
+    const { wallet } = this.#enrolment;
+    return { wallet, device: this.device, keys: publicKeys(this.#keys) };
   }
 
   static async begin(enrolment: Enrolment): Promise<FurtherDevice> {
@@ -286,12 +283,12 @@ export class FurtherDevice {
 
   /** Take the other device's answer; the wallet is asked to sign. Throws `decode`, `not_certified`. */
   async finish(answer: Bytes): Promise<Messenger> {
-    const { wallet, directory, store, suite } = this.#enrolment;
-    const word = decodeAnswer(answer, wallet);
+    const { wallet, sign, directory, store, suite } = this.#enrolment;
+    const word = decodeAnswer(answer);
     const { identity } = word;
-    const body = describeDevice(identity, this.device, this.#keys, word.endorser);
+    const body = bodyOf(this.#asked, identity, word.endorser);
     const proof = await signAsDevice(suite, this.#keys, DEVICE_CERTIFICATE, body.encoded);
-    const certificate = await certified(this.#enrolment, word, body, proof);
+    const { certificate } = await certified(suite, word, body, await sign(body.text), proof);
     const listing = await directory.lookup(wallet);
     const certificates = [...listing.certificates, certificate];
     const roster = await verifyRoster(suite, identity, certificates, listing.revocations);
@@ -299,43 +296,6 @@ export class FurtherDevice {
     await publishStatements(directory, messenger, listing);
     return messenger;
   }
-}
-
-/** What `answerRequest` answers: an identity's and one of its devices' word for another device. */
-interface Answer {
-  readonly identity: Identity;
-  readonly endorser: Certificate;
-  readonly identitySignature: Bytes;
-  readonly endorsement: DualSignature;
-}
-
-/** Throws `decode`, or `not_certified` when it is not for `wallet`. */
-function decodeAnswer(answer: Bytes, wallet: string): Answer {
-  const reader = new Reader(answer);
-  reader.version();
-  const identity = Identity.decode(reader.b32(MAX_FIELD));
-  const endorser = Certificate.decode(reader.b32(MAX_FIELD));
-  const identitySignature = reader.b32(MLDSA_SIGNATURE);
-  const endorsement = {
-    classical: reader.b32(ED25519_SIGNATURE),
-    postQuantum: reader.b32(MLDSA_SIGNATURE),
-  };
-  reader.end();
-  if (identity.wallet !== wallet) {
-    throw new CryptoError("not_certified", "the answer is for another wallet");
-  }
-  return { identity, endorser, identitySignature, endorsement };
-}
-
-/** The certificate that the wallet's signature makes whole; nothing of it is verified yet. */
-async function certified(
-  { sign }: Enrolment,
-  { identitySignature, endorsement }: Answer,
-  body: CertificateBody,
-  device: DualSignature,
-): Promise<Certificate> {
-  const wallet = await sign(body.text);
-  return new Certificate(body, { wallet, identity: identitySignature, device, endorsement });
 }
 
 /**
@@ -369,17 +329,19 @@ export class LeftBehindDevice {
    * `refused` for the identity that this device is of; then nothing has changed.
    */
   async finish(answer: Bytes): Promise<Messenger> {
-    const { wallet, directory, suite } = this.#enrolment;
+    const { wallet, sign, directory, suite } = this.#enrolment;
     const messenger = this.#messenger;
-    const word = decodeAnswer(answer, wallet);
+    const word = decodeAnswer(answer);
+    if (word.identity.wallet !== wallet) {
+      throw new CryptoError("not_certified", "the answer is for another wallet");
+    }
     const { identity: known, certificate: before } = await messenger.statements();
     if (equal(word.identity.id, known.id)) {
       throw new CryptoError("refused", "the device is of this identity already");
     }
     const body = renewed(before.body, word.identity, word.endorser.id);
     const proof = await messenger.prove(body);
-    const certificate = await certified(this.#enrolment, word, body, proof);
-    const roster = await verifyRoster(suite, word.identity, [word.endorser, certificate]);
+    const { roster } = await certified(suite, word, body, await sign(body.text), proof);
     await messenger.recertify(roster, { keep: NO_PREKEYS });
     // crash point: as in `rotateIdentity`
     await publishStatements(directory, messenger, await directory.lookup(wallet));
@@ -387,49 +349,15 @@ export class LeftBehindDevice {
   }
 }
 
-/** What the person is shown before a further device is endorsed. */
-export interface EnrolmentRequest {
-  readonly wallet: string;
-  readonly device: string;
-  readonly keys: Pick<CertificateBody, "signing" | "agreement" | "postQuantum">;
-}
-
-/** Throws `decode`. */
-export function decodeRequest(request: Bytes): EnrolmentRequest {
-  const reader = new Reader(request);
-  reader.version();
-  const wallet = reader.wallet();
-  const device = reader.identifier();
-  const keys = {
-    signing: reader.take(KEY),
-    agreement: reader.take(KEY),
-    postQuantum: reader.take(MLDSA_KEY),
-  };
-  reader.end();
-  return { wallet, device, keys };
-}
-
 /**
  * Answer a request on the device that has the identity's key. The caller must have seen the person
- * bring the request from their own device. Throws `decode`, or `refused` when it is not for this
- * wallet or the key is not here.
+ * bring the request from their own device. Throws `decode`, `not_certified` when it is of another
+ * wallet, or `refused` where the identity's key is not.
  */
 export async function answerRequest(messenger: Messenger, request: Bytes): Promise<Bytes> {
-  const { wallet, device, keys } = decodeRequest(request);
-  if (wallet !== messenger.wallet) {
-    throw new CryptoError("refused", "the request is of another wallet");
-  }
-  const { identity, certificate } = await messenger.statements();
-  const endorser = certificate.id;
-  const body = new CertificateBody({ wallet, identity: identity.id, device, ...keys, endorser });
-  const { identity: signature, endorsement } = await messenger.endorse(body);
+  const { identity, certificate: endorser } = await messenger.statements();
+  const body = bodyOf(decodeRequest(request), identity, endorser);
+  const { identity: identitySignature, endorsement } = await messenger.endorse(body);
   if (endorsement === null) throw new TypeError("an endorsement was made");
-  const parts = [
-    identity.encode(),
-    certificate.encode(),
-    signature,
-    endorsement.classical,
-    endorsement.postQuantum,
-  ];
-  return concat(u8(VERSION), ...parts.map(b32));
+  return encodeAnswer({ identity, endorser, identitySignature, endorsement });
 }

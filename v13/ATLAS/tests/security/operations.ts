@@ -5,8 +5,23 @@
 import { cid, Attachment, openAttachment, sealAttachment } from "../../src/security/attachments";
 import { type Bytes, concat, fromHex, toHex } from "../../src/security/bytes";
 import { labelled, Reader } from "../../src/security/codec";
-import { Certificate, CertificateBody, type DeviceKeys, Revocation } from "../../src/security/devices";
+import {
+  Certificate,
+  CertificateBody,
+  type DeviceKeys,
+  publicKeys,
+  Revocation,
+  signAsDevice,
+} from "../../src/security/devices";
 import { hkdf, sha256 } from "../../src/security/digest";
+import {
+  bodyOf,
+  certified,
+  decodeAnswer,
+  decodeRequest,
+  encodeAnswer,
+  encodeRequest,
+} from "../../src/security/endorsement";
 import {
   associatedData,
   contentKeys,
@@ -28,7 +43,7 @@ import type { Randomness } from "../../src/security/randomness";
 import { Header, Ratchet } from "../../src/security/ratchet";
 import { type Roster, verifyRoster } from "../../src/security/roster";
 import { grouped, safetyNumber } from "../../src/security/safety";
-import { wrapData } from "../../src/security/session";
+import { Session, Sessions, wrapData } from "../../src/security/session";
 import { SessionStore } from "../../src/security/store";
 import type { Suite } from "../../src/security/suite";
 import { eip191Hash, recoverWallet, statementText, WalletKey } from "../../src/security/wallet";
@@ -350,12 +365,8 @@ export const OPERATIONS: Readonly<Record<string, Operation>> = {
   },
 
   async "device-keys"(inputs, suite) {
-    const keys = await keysOf(suite, inputs.object("device"));
-    return {
-      signing: keys.signing.publicKey,
-      agreement: keys.agreement.publicKey,
-      post_quantum: keys.postQuantum.publicKey,
-    };
+    const keys = publicKeys(await keysOf(suite, inputs.object("device")));
+    return { signing: keys.signing, agreement: keys.agreement, post_quantum: keys.postQuantum };
   },
   "certificate-body"(inputs) {
     const reader = new Reader(inputs.bytes("data"));
@@ -384,6 +395,49 @@ export const OPERATIONS: Readonly<Record<string, Operation>> = {
   async "roster-verify"(inputs, suite) {
     const roster = await rosterOf(suite, inputs);
     return { active: roster.active.map((one) => one.device) };
+  },
+
+  async "enrolment-request"(inputs, suite) {
+    const keys = publicKeys(await keysOf(suite, inputs.object("device")));
+    const [wallet, device] = [inputs.text("wallet_id"), inputs.text("device_id")];
+    return { request: encodeRequest({ wallet, device, keys }) };
+  },
+  "enrolment-body"(inputs) {
+    const data = inputs.bytes("request");
+    const request = decodeRequest(data);
+    same(encodeRequest(request), data);
+    const identity = Identity.decode(inputs.bytes("identity"));
+    const { encoded, id, text } = bodyOf(
+      request,
+      identity,
+      Certificate.decode(inputs.bytes("endorser")),
+    );
+    return { body: encoded, id, text };
+  },
+  "enrolment-answer"(inputs) {
+    const answer = encodeAnswer({
+      identity: Identity.decode(inputs.bytes("identity")),
+      endorser: Certificate.decode(inputs.bytes("endorser")),
+      identitySignature: inputs.bytes("identity_signature"),
+      endorsement: {
+        classical: inputs.bytes("classical"),
+        postQuantum: inputs.bytes("post_quantum"),
+      },
+    });
+    return { answer };
+  },
+  async "enrolment-finish"(inputs, suite) {
+    const keys = await keysOf(suite, inputs.object("device"));
+    const signer = new WalletKey(inputs.bytes("wallet_secret"));
+    const data = inputs.bytes("answer");
+    const word = decodeAnswer(data);
+    same(encodeAnswer(word), data);
+    const device = inputs.text("device_id");
+    const asked = { wallet: signer.wallet, device, keys: publicKeys(keys) };
+    const body = bodyOf(asked, word.identity, word.endorser);
+    const proof = await signAsDevice(suite, keys, labels.DEVICE_CERTIFICATE, body.encoded);
+    const { certificate, roster } = await certified(suite, word, body, signer.sign(body.text), proof);
+    return { id: certificate.id, active: roster.active.map((one) => one.device) };
   },
 
   async "prekey-public"(inputs, suite) {
@@ -441,6 +495,15 @@ export const OPERATIONS: Readonly<Record<string, Operation>> = {
     return { transcript, root, session: sessionId(transcript), used: ids };
   },
   "ratchet-script": ratchetScript,
+  "sessions-rank"(inputs) {
+    let known = new Sessions();
+    for (const one of inputs.objects("sessions")) {
+      const ratchet = Ratchet.responder(new Uint8Array(32), new Uint8Array(32));
+      known = known.with(new Session(one.bytes("transcript"), one.number("opened"), ratchet, null));
+      one.end();
+    }
+    return { kept: known.ranked.map((one) => one.id), opened: known.nextOpened(inputs.number("now")) };
+  },
 
   conversation: (inputs) => ({
     conversation: conversation(inputs.text("sender"), inputs.text("recipient")),

@@ -30,7 +30,7 @@ from plugins.secure_chat.crypto.envelope import Envelope
 from plugins.secure_chat.crypto.frame import Frame
 from plugins.secure_chat.crypto.identity import Identity, IdentityBody, PostQuantumKey
 from plugins.secure_chat.crypto.messenger import Messenger, _outgoing_name
-from plugins.secure_chat.crypto.prekeys import Bundle, Kind, PrekeySecret, Publication
+from plugins.secure_chat.crypto.prekeys import Bundle, Kind, Prekey, PrekeySecret, Publication
 from plugins.secure_chat.crypto.primitives import labelled
 from plugins.secure_chat.crypto.roster import Roster
 from plugins.secure_chat.crypto.roster import verify as verify_roster
@@ -121,9 +121,10 @@ class Person:
         old = self.post_quantum if before and bless else None
         return identity.vouch(body, self.wallet.sign(body.text), key, old)
 
-    def add(self, device: str, *, endorsed: bool = True) -> Certificate:
+    def add(self, device: str, *, endorsed: bool = True, by: str | None = None) -> Certificate:
+        """A device, endorsed by the first one unless ``by`` another."""
         keys = DeviceKeys.generate(Draws(f"{self.name} {device}"))
-        first = next(iter(self.certificates), None) if endorsed else None
+        first = by or next(iter(self.certificates), None) if endorsed else None
         endorser = self.certificates[first] if first else None
         body = devices.describe(self.identity, device, keys, endorser)
         self.keys[device] = keys
@@ -249,16 +250,34 @@ def basics() -> Document:
     doc.good("v counted from 0", "wallet-recover", text=text, signature=zero_based)
     s = int.from_bytes(signature[32:64], "big")
     high = signature[:32] + (ORDER - s).to_bytes(32, "big") + bytes((55 - signature[64],))
+    half = HALF_ORDER.to_bytes(32, "big")
+    at_half = signature[:32] + half + signature[64:]
+    doc.good("s of half the order", "wallet-recover", text=text, signature=at_half)
+    # x of a point may lie between the order and the field's prime: v of 2 and 3 mean such a point.
+    beyond = next(r for r in range(1, 99) if _is_x(ORDER + r)).to_bytes(32, "big")
     for name, broken in (
         ("s in the upper half", high),
-        ("v of 29", signature[:64] + b"\x1d"),
-        ("v of 2", signature[:64] + b"\x02"),
+        (
+            "s of half the order and one",
+            signature[:32] + (HALF_ORDER + 1).to_bytes(32, "big") + signature[64:],
+        ),
+        ("s of zero", signature[:32] + bytes(32) + signature[64:]),
+        ("r of the order", ORDER.to_bytes(32, "big") + signature[32:]),
+        ("v of 29", beyond + half + b"\x1d"),
+        ("v of 2", beyond + half + b"\x02"),
+        ("v of 3", beyond + half + b"\x03"),
         ("64 bytes", signature[:64]),
         ("66 bytes", signature + b"\0"),
         ("r of zero", bytes(32) + signature[32:]),
     ):
         doc.bad(name, "wallet-recover", "bad_wallet_signature", text=text, signature=broken)
     return doc
+
+
+def _is_x(x: int) -> bool:
+    """Whether secp256k1 (SEC 2) has a point with this x."""
+    prime = (1 << 256) - (1 << 32) - 977
+    return pow(x**3 + 7, (prime - 1) // 2, prime) == 1
 
 
 def edge_signatures(doc: Document) -> None:
@@ -416,7 +435,20 @@ def identities(alice: Person, bob: Person) -> Document:
     doc.good("rotated", "identity-succession", known=mine, new=turned)
     doc.good("not blessed by the old key", "identity-succession", known=mine, new=started)
     doc.good("rotated backwards", "identity-succession", known=turned, new=mine)
-    doc.good("rotated from another one", "identity-succession", known=started, new=turned)
+    another = Person("alice")
+    another.post_quantum = PostQuantumKey(draw("alice identity, another"))
+    first_of_all = doc.blob("another first", another.vouch(another.post_quantum).encode())
+    doc.good("rotated from another one", "identity-succession", known=first_of_all, new=turned)
+    astray_body = replace(rotated.body, previous=draw("a statement that nobody made"))
+    astray = identity.vouch(
+        astray_body, alice.wallet.sign(astray_body.text), new_key, alice.post_quantum
+    )
+    doc.good(
+        "blessed, but it names another statement before it",
+        "identity-succession",
+        known=mine,
+        new=doc.blob("astray", astray.encode()),
+    )
     leap_body = replace(rotated.body, generation=2)
     leap = identity.vouch(
         leap_body, alice.wallet.sign(leap_body.text), new_key, alice.post_quantum
@@ -476,6 +508,60 @@ def device_documents(alice: Person, bob: Person) -> Document:
             certificate=flipped(second, data, at),
             endorser=first,
         )
+    for index, error in enumerate(
+        (
+            "bad_wallet_signature",
+            _POST_QUANTUM,
+            "bad_classical_signature",
+            _POST_QUANTUM,
+            "bad_classical_signature",
+        )
+    ):
+        both_altered = flipped(second, data, starts[index] + 3)
+        both_altered["edits"] += flipped(second, data, starts[index + 1] + 3)["edits"]
+        doc.bad(
+            f"signatures {index + 1} and {index + 2} altered: the first is named",
+            "certificate-verify",
+            error,
+            identity=owner,
+            certificate=both_altered,
+            endorser=first,
+        )
+    doc.bad(
+        "of another wallet",
+        "certificate-verify",
+        "not_certified",
+        identity=owner,
+        certificate=flipped(first, phone.encode(), 5),
+        endorser=b"",
+    )
+    renewed = alice.vouch(alice.post_quantum, alice.identity)
+    later = doc.blob("identity of the same keys", renewed.encode())
+    doc.bad(
+        "of the identity before, which had the same keys",
+        "certificate-verify",
+        "not_certified",
+        identity=later,
+        certificate=first,
+        endorser=b"",
+    )
+    laptop, guest_keys = bob.certificates["laptop"], DeviceKeys.generate(Draws("guest"))
+    guest_body = devices.describe(alice.identity, "guest", guest_keys, laptop)
+    guest = devices.certify(
+        guest_body,
+        alice.wallet.sign(guest_body.text),
+        alice.post_quantum,
+        guest_keys,
+        bob.keys["laptop"],
+    )
+    doc.bad(
+        "endorsed by a device of another wallet",
+        "certificate-verify",
+        "not_certified",
+        identity=owner,
+        certificate=doc.blob("guest", guest.encode()),
+        endorser=doc.blob("laptop", laptop.encode()),
+    )
     doc.bad(
         "endorsement cut off",
         "certificate-verify",
@@ -536,6 +622,26 @@ def device_documents(alice: Person, bob: Person) -> Document:
     ):
         changed = flipped(end, revocation.encode(), at)
         doc.bad(name, "revocation-verify", error, identity=owner, revocation=changed)
+    for name, edit, error in (
+        ("of another wallet", (5, 1, bytes((revocation.encode()[5] ^ 1,))), "not_certified"),
+        ("another version", (0, 1, b"\3"), "unsupported_suite"),
+        ("a byte too many", (len(revocation.encode()), 0, b"\0"), "decode"),
+        ("wallet signature altered", (size + 3, 1, b"\0"), "bad_wallet_signature"),
+    ):
+        doc.bad(
+            f"revocation, {name}",
+            "revocation-verify",
+            error,
+            identity=owner,
+            revocation=edited(end, *edit),
+        )
+    doc.bad(
+        "revocation of the identity before, which had the same keys",
+        "revocation-verify",
+        "not_certified",
+        identity=later,
+        revocation=end,
+    )
     doc.bad(
         "revocation of another identity",
         "revocation-verify",
@@ -595,12 +701,46 @@ def device_documents(alice: Person, bob: Person) -> Document:
         certificates=both,
         revocations=[flipped(end, revocation.encode(), size + 70)],
     )
+    for name, at, error in (
+        ("wallet", len(alice.identity.body.encoded) + 40, "bad_wallet_signature"),
+        ("post-quantum", len(alice.identity.body.encoded) + 70, _POST_QUANTUM),
+    ):
+        doc.bad(
+            f"roster, the identity's {name} signature altered",
+            "roster-verify",
+            error,
+            identity=flipped(owner, alice.identity.encode(), at),
+            certificates=both,
+            revocations=none,
+        )
+    # One signature of each is over another name: whoever looks at it says so.
+    named = [edited(second, 1 + 20 + 32 + 1, 1, bytes((one,))) for one in b"0123456789ABCDEF" * 4]
+    for place, one in enumerate(named):
+        one["edits"].append({"at": 1 + 20 + 32 + 2, "cut": 1, "put": f"{0x41 + place // 16:02x}"})
+    for count, error in ((64, "bad_wallet_signature"), (65, "not_certified")):
+        doc.bad(
+            f"roster, {count} certificates that do not verify",
+            "roster-verify",
+            error,
+            identity=owner,
+            certificates=[first, *named[: count - 1]],
+            revocations=none,
+        )
+    chained = Person("alice", "phone", "desk")
+    third = doc.blob("third", chained.add("third", by="desk").encode())
+    doc.good(
+        "roster, endorsed by one that was endorsed",
+        "roster-verify",
+        identity=owner,
+        certificates=[third, second, first],
+        revocations=none,
+    )
     doc.bad(
-        "roster, 65 certificates",
+        "roster, an endorser in between is not there",
         "roster-verify",
         "not_certified",
         identity=owner,
-        certificates=[first] * 65,
+        certificates=[first, third],
         revocations=none,
     )
     ghost = Person("alice", "phone")
@@ -773,19 +913,15 @@ def secrets_of(prekeys: dict[Kind, PrekeySecret], *kinds: Kind) -> list[dict[str
     ]
 
 
-def handshakes(alice: Person, bob: Person, pinned: Pinned) -> Document:
-    doc = Document("Prekeys and the PQXDH handshake")
-    mine, his = alice.certificates["phone"], bob.certificates["laptop"]
-    initiator, responder = doc.blob("alice", mine.encode()), doc.blob("bob", his.encode())
-    prekeys, keys = prekey_set(bob, "laptop"), bob.keys["laptop"]
-    public = {kind: secret.publish(keys, his.id) for kind, secret in prekeys.items()}
-    for kind in Kind:
-        doc.good(
-            f"public half of kind {int(kind)}",
-            "prekey-public",
-            kind=int(kind),
-            secret=prekeys[kind].secret,
-        )
+def publications(
+    doc: Document,
+    his: Certificate,
+    keys: DeviceKeys,
+    public: dict[Kind, Prekey],
+    initiator: dict[str, Any],
+) -> None:
+    """What a device publishes; ``initiator``: another device's certificate."""
+    responder = {"blob": "bob"}
     publication = Publication(
         his.id,
         public[Kind.SIGNED],
@@ -802,33 +938,132 @@ def handshakes(alice: Person, bob: Person, pinned: Pinned) -> Document:
         certificate=initiator,
         publication=whole,
     )
-    doc.bad(
-        "publication, last signature altered",
-        "publication-verify",
-        "bad_post_quantum_signature",
-        certificate=responder,
-        publication=flipped(whole, publication.encode(), len(publication.encode()) - 3000),
+    data, size = publication.encode(), {kind: len(public[kind].encode()) for kind in Kind}
+    at = {Kind.SIGNED: 35, Kind.LAST_RESORT_KEM: 35 + size[Kind.SIGNED]}
+    at[Kind.ONE_TIME] = at[Kind.LAST_RESORT_KEM] + size[Kind.LAST_RESORT_KEM] + 2
+    at[Kind.ONE_TIME_KEM] = at[Kind.ONE_TIME] + size[Kind.ONE_TIME] + 2
+    for kind in Kind:
+        classical = at[kind] + 5 + len(public[kind].key)
+        doc.bad(
+            f"publication, Ed25519 of kind {int(kind)} altered",
+            "publication-verify",
+            "bad_classical_signature",
+            certificate=responder,
+            publication=flipped(whole, data, classical),
+        )
+        if kind is not Kind.ONE_TIME:
+            doc.bad(
+                f"publication, ML-DSA of kind {int(kind)} altered",
+                "publication-verify",
+                _POST_QUANTUM,
+                certificate=responder,
+                publication=flipped(whole, data, classical + 64 + 300),
+            )
+    more = {
+        kind: PrekeySecret.generate(kind, 20, Draws(f"more {int(kind)}"))
+        for kind in (Kind.ONE_TIME, Kind.ONE_TIME_KEM)
+    }
+    others = {kind: secret.publish(keys, his.id) for kind, secret in more.items()}
+    two = replace(
+        publication,
+        one_time=(public[Kind.ONE_TIME], others[Kind.ONE_TIME]),
+        one_time_kem=(public[Kind.ONE_TIME_KEM], others[Kind.ONE_TIME_KEM]),
     )
-    twice = replace(publication, one_time=publication.one_time * 2)
-    doc.bad(
-        "publication, one id twice",
+    pair = doc.blob("publication of two", two.encode())
+    doc.good("publication of two", "publication-verify", certificate=responder, publication=pair)
+    doc.good(
+        "publication without one-time prekeys",
         "publication-verify",
-        "decode",
         certificate=responder,
-        publication=twice.encode(),
+        publication=replace(publication, one_time=(), one_time_kem=()).encode(),
     )
+    none_follows = len(replace(two, one_time_kem=()).encode())
+    for name, place, error in (
+        ("Ed25519 of the first one-time one", at[Kind.ONE_TIME] + 37, "bad_classical_signature"),
+        ("ML-DSA of the first one-time KEM one", none_follows + 5 + 1184 + 300, _POST_QUANTUM),
+    ):
+        changed = flipped(pair, two.encode(), place)
+        doc.bad(
+            f"publication of two, {name} altered",
+            "publication-verify",
+            error,
+            certificate=responder,
+            publication=changed,
+        )
+    kem_first = replace(two, one_time=(), one_time_kem=two.one_time_kem[::-1])
+    swapped = replace(publication, signed=publication.last_resort, last_resort=publication.signed)
+    for name, wrong in (
+        ("one id twice", replace(publication, one_time=publication.one_time * 2)),
+        ("ids that descend", replace(two, one_time=two.one_time[::-1], one_time_kem=())),
+        ("KEM ids that descend", kem_first),
+        ("the two signed ones exchanged", swapped),
+        (
+            "a signed prekey among the one-time ones",
+            replace(publication, one_time=(publication.signed,)),
+        ),
+        (
+            "the last resort among the one-time KEM ones",
+            replace(publication, one_time_kem=(publication.last_resort,)),
+        ),
+    ):
+        doc.bad(
+            f"publication, {name}",
+            "publication-verify",
+            "decode",
+            certificate=responder,
+            publication=wrong.encode(),
+        )
+    for name, edit, error in (
+        ("another version", (0, 1, b"\3"), "unsupported_suite"),
+        ("another suite", (1, 2, b"\0\2"), "unsupported_suite"),
+        ("suite 0", (1, 2, b"\0\0"), "unsupported_suite"),
+        ("a byte too many", (len(data), 0, b"\0"), "decode"),
+        ("a prekey of id 0", (at[Kind.ONE_TIME] + 1, 4, u32(0)), "decode"),
+    ):
+        doc.bad(
+            f"publication, {name}",
+            "publication-verify",
+            error,
+            certificate=responder,
+            publication=edited(whole, *edit),
+        )
+    many = [
+        PrekeySecret(Kind.ONE_TIME, number, draw(f"one of many {number}")).publish(keys, his.id)
+        for number in range(1, 102)
+    ]
+    full_list = replace(publication, one_time=tuple(many[:100]), one_time_kem=()).encode()
+    hundred = doc.blob("publication of 100", full_list)
+    doc.good(
+        "publication, 100 one-time prekeys",
+        "publication-verify",
+        certificate=responder,
+        publication=hundred,
+    )
+    one_more = edited(hundred, at[Kind.ONE_TIME] - 2, 2, b"\0\x65")
+    one_more["edits"].append({"at": -2, "cut": 0, "put": many[100].encode().hex()})
     doc.bad(
         "publication, 101 one-time prekeys",
         "publication-verify",
         "decode",
         certificate=responder,
-        publication=edited(
-            whole,
-            len(replace(publication, one_time=(), one_time_kem=()).encode()) - 4,
-            2,
-            b"\0\x65",
-        ),
+        publication=one_more,
     )
+
+
+def handshakes(alice: Person, bob: Person, pinned: Pinned) -> Document:
+    doc = Document("Prekeys and the PQXDH handshake")
+    mine, his = alice.certificates["phone"], bob.certificates["laptop"]
+    initiator, responder = doc.blob("alice", mine.encode()), doc.blob("bob", his.encode())
+    prekeys, keys = prekey_set(bob, "laptop"), bob.keys["laptop"]
+    public = {kind: secret.publish(keys, his.id) for kind, secret in prekeys.items()}
+    for kind in Kind:
+        doc.good(
+            f"public half of kind {int(kind)}",
+            "prekey-public",
+            kind=int(kind),
+            secret=prekeys[kind].secret,
+        )
+    publications(doc, his, keys, public, initiator)
     kem_key = public[Kind.ONE_TIME_KEM].key
     doc.good("KEM key", "encapsulate", public=kem_key)
     doc.bad("KEM key, a byte short", "encapsulate", "decode", public=kem_key[:-1])
@@ -891,13 +1126,32 @@ def handshakes(alice: Person, bob: Person, pinned: Pinned) -> Document:
         certificate=responder,
         bundle=edited(blobs["spent"], signed_at + 32 + 64 + 3309 + 1, 1, b"\4"),
     )
-    doc.bad(
-        "signed prekey where the one-time one belongs",
-        "bundle-verify",
-        "decode",
-        certificate=responder,
-        bundle=edited(blobs["full"], one_at - 5, 1, b"\1"),
-    )
+    for name, misplaced in (
+        ("signed prekey where the one-time one belongs", replace(full, one_time=full.signed)),
+        ("signed prekey where the KEM one belongs", replace(full, kem=full.signed)),
+        (
+            "one-time prekey where the signed one belongs",
+            replace(spent, signed=public[Kind.ONE_TIME]),
+        ),
+    ):
+        doc.bad(name, "bundle-verify", "decode", certificate=responder, bundle=misplaced.encode())
+    for name, at, error in (
+        ("last resort's Ed25519 altered", kem_at + 1184, "bad_classical_signature"),
+        ("last resort's ML-DSA altered", kem_at + 1184 + 70, _POST_QUANTUM),
+    ):
+        changed = flipped(blobs["spent"], spent.encode(), at)
+        doc.bad(name, "bundle-verify", error, certificate=responder, bundle=changed)
+    for name, edit in (
+        ("bundle, a flag of 2", (kem_at - 6, 1, b"\2")),
+        ("bundle, a byte too many", (len(data), 0, b"\0")),
+    ):
+        doc.bad(
+            name,
+            "bundle-verify",
+            "decode",
+            certificate=responder,
+            bundle=edited(blobs["full"], *edit),
+        )
     for name, one in bundles.items():
         assert one.kem is not None
         kem_secret, kem_ciphertext = pinned.encapsulate(one.kem.key)

@@ -67,18 +67,13 @@ def verify(
     if len({one.device for one in waiting}) != len(waiting):
         raise NotCertified("two certificates name the same device")
     verified: dict[bytes, Certificate] = {}
-    while waiting:
-        ready = [
-            one
-            for one in waiting
-            if one.body.endorser == NO_ENDORSER or one.body.endorser in verified
-        ]
-        if not ready:
-            raise NotCertified("a certificate's endorser is not among the devices")
+    while ready := [one for one in waiting if one.body.endorser in (NO_ENDORSER, *verified)]:
         for one in ready:
             one.verify(identity, verified.get(one.body.endorser))
             verified[one.id] = one
         waiting = [one for one in waiting if one.id not in verified]
+    if waiting:
+        raise NotCertified("a certificate's endorser is not among the devices")
     revoked = set()
     for revocation in revocations:
         revocation.verify(identity)

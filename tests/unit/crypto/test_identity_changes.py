@@ -178,6 +178,13 @@ def test_a_device_is_certified_by_its_own_keys_and_once() -> None:
         bob["b"].recertify(bob.roster)
 
 
+def test_a_statement_is_not_vouched_for_by_another_key_than_it_names() -> None:
+    _, bob, _ = pair()
+    body = bob.identity.body
+    with pytest.raises(PostQuantumMissing):
+        vouch(body, bob.identity.wallet_signature, PostQuantumKey(os.urandom(32)))
+
+
 def test_a_blessed_statement_that_skips_a_generation_is_a_reset() -> None:
     _, bob, _ = pair()
     for generation, expected in ((1, Succession.ROTATED), (2, Succession.RESET)):
@@ -281,6 +288,17 @@ def test_a_revoked_device_is_neither_encrypted_to_nor_believed_though_the_server
     for look in (alice["a"].learn, alice["a"].accept):
         look(before)
         assert [one.device for one in alice["a"].active(before)] == ["b1"]
+
+
+def test_a_roster_gives_a_revoked_device_only_to_who_asks_for_it_too() -> None:
+    bob = Person(Directory(), "b1", "b2")
+    bob.revoke("b2")
+    assert bob.roster.device("b1") == bob.certificates[0]
+    with pytest.raises(DeviceRevoked):
+        bob.roster.device("b2")
+    assert bob.roster.device("b2", revoked_too=True) == bob.certificates[1]
+    with pytest.raises(NotCertified):
+        bob.roster.device("b3", revoked_too=True)
 
 
 def test_a_frame_is_not_opened_with_the_roster_of_another_wallet() -> None:

@@ -83,17 +83,17 @@ export async function verifyRoster(
   const verified = new Map<string, Certificate>();
   const endorserOf = (one: Certificate): Certificate | null =>
     verified.get(toHex(one.body.endorser)) ?? null;
+  const isReady = (one: Certificate): boolean => !endorsed(one) || endorserOf(one) !== null;
   let waiting = certificates;
-  while (waiting.length > 0) {
-    const ready = waiting.filter((one) => !endorsed(one) || endorserOf(one) !== null);
-    if (ready.length === 0) {
-      throw new CryptoError("not_certified", "a certificate's endorser is not among the devices");
-    }
+  for (let ready = waiting.filter(isReady); ready.length > 0; ready = waiting.filter(isReady)) {
     for (const one of ready) {
       await one.verify(suite, identity, endorserOf(one));
       verified.set(toHex(one.id), one);
     }
     waiting = waiting.filter((one) => !verified.has(toHex(one.id)));
+  }
+  if (waiting.length > 0) {
+    throw new CryptoError("not_certified", "a certificate's endorser is not among the devices");
   }
   const revoked = new Set<string>();
   for (const revocation of revocations) {

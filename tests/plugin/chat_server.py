@@ -16,7 +16,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -99,12 +99,19 @@ class Peer:
         """Whether nothing is on its way: the next thing that comes is the answer to a PING."""
         return self.ask({"type": "PING"}) == {"type": "PONG"}
 
-    def closed(self) -> tuple[list[dict[str, Any]], int]:
-        """What still comes until the server closes, and its close code."""
+    def closed(self, *, at_once: bool = False) -> tuple[list[dict[str, Any]], int]:
+        """What still comes until the server closes, and its close code.
+
+        ``at_once``: what has happened is the end already, so that a PING is not answered any more.
+        """
         frames = []
+        if at_once:
+            with suppress(ConnectionClosed):
+                self.send({"type": "PING"})
         try:
             while True:
                 frames.append(self.receive())
+                assert not at_once or frames[-1]["type"] != "PONG", "the connection goes on"
         except ConnectionClosed as end:
             return frames, 1006 if end.rcvd is None else end.rcvd.code
 
@@ -189,12 +196,16 @@ class ChatServer:
 
     def so_many(self, stage: str) -> float:
         """Messages that have come to ``stage``, as the metrics count them."""
-        (line,) = (
-            line
-            for line in self.http.get("/metrics").text.splitlines()
-            if line.startswith(f'secure_chat_messages_total{{stage="{stage}"}} ')
-        )
-        return float(line.split()[-1])
+        return self._metric(f'secure_chat_messages_total{{stage="{stage}"}} ')
+
+    def refusals(self, code: str) -> float:
+        """What was refused with ``code``, as the metrics count it."""
+        return self._metric(f'secure_chat_refusals_total{{code="{code}"}} ')
+
+    def _metric(self, name: str) -> float:
+        """The value of one time series; 0 when there is none yet."""
+        lines = self.http.get("/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
     def records(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.ledger.read_bytes().splitlines()]

@@ -25,6 +25,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -37,6 +39,7 @@ from tests.plugin.chat_server import (
     ALICE,
     BOB,
     CAROL,
+    PLUGIN,
     SECRET,
     WAIT,
     ChatServer,
@@ -45,7 +48,9 @@ from tests.plugin.chat_server import (
     message,
     token,
 )
+from v13.ATLAS.src.main import create_app
 from v13.ATLAS.src.plugins.testing import MovableClock
+from v13.ATLAS.src.settings import HostSettings
 
 ROOT = Path(__file__).parents[2]
 
@@ -127,9 +132,48 @@ def test_a_token_that_must_not_count_is_refused_everywhere(
     assert bad not in problem.text
     with server.peer(ALICE, anonymous=True, greeted=False) as peer:
         peer.send({"type": "AUTH", "token": bad})
-        frames, code = peer.closed()
+        frames, code = peer.closed(at_once=True)
     assert [frame["code"] for frame in frames] == ["unauthorized"]
     assert code == 1008
+
+
+def test_who_is_refused_before_accept_is_closed_1008(tmp_path: Path) -> None:
+    """HTTP shows the peer a 403 for it; the server that runs the app is told the code."""
+    settings = HostSettings.model_validate({"jwt_secret": SECRET, "data_dir": tmp_path})
+    good, bad = token(ALICE), token(ALICE, seconds=-1)
+    with TestClient(create_app(settings, [PLUGIN])) as client:
+        for bearer, origin in ((bad, None), (good, "https://evil.example")):
+            headers = {"Authorization": f"Bearer {bearer}"}
+            if origin is not None:
+                headers["Origin"] = origin
+            with (
+                pytest.raises(WebSocketDisconnect) as refused,
+                client.websocket_connect("/v1/chat/ws", headers=headers),
+            ):
+                pass
+            assert refused.value.code == 1008
+
+
+def test_every_refusal_is_counted_by_its_code(tmp_path: Path) -> None:
+    with chat_server(tmp_path) as server:
+        with pytest.raises(InvalidStatus), server.peer(ALICE, bearer="words", greeted=False):
+            pass
+        assert server.refusals("unauthorized") == 1
+        with server.peer(ALICE, anonymous=True, greeted=False) as peer:
+            peer.send({"type": "PING"})
+            assert peer.closed(at_once=True)[1] == 1008
+        assert server.refusals("unauthorized") == 2
+        assert server.http.get("/v1/chat/threads").status_code == 401
+        assert server.refusals("unauthorized") == 3
+        with server.peer(ALICE) as peer:
+            assert peer.ask("no frame")["code"] == "malformed_frame"
+            assert server.refusals("malformed_frame") == 1
+            peer.send({"type": "AUTH", "token": "words"})
+            assert peer.closed(at_once=True)[1] == 1008
+        assert server.refusals("unauthorized") == 4
+        with server.peer(ALICE, query="?device=no+name", greeted=False) as peer:
+            assert peer.closed(at_once=True)[1] == 1008
+        assert server.refusals("invalid_message") == 1
 
 
 @pytest.mark.parametrize("secret", ["", KNOWN_SECRET, "x" * 31])
@@ -192,7 +236,7 @@ def test_any_other_first_frame_is_refused_and_closed_1008(
 ) -> None:
     with server.peer(ALICE, anonymous=True, greeted=False) as peer:
         peer.send(first)
-        frames, closed = peer.closed()
+        frames, closed = peer.closed(at_once=True)
     assert [frame["code"] for frame in frames] == [code]
     assert closed == 1008
 
@@ -246,7 +290,7 @@ def test_nothing_comes_after_the_tokens_expiry(server: ChatServer, clock: Movabl
         assert bob.receive()["type"] == "CHAT_MESSAGE"
         clock.move(HOUR)
         assert alice.ask(message(BOB, 2, device="expiry"))["type"] == "ACK"
-        frames, code = bob.closed()
+        frames, code = bob.closed(at_once=True)
     assert [frame["code"] for frame in frames] == ["unauthorized"]
     assert code == 4401
 
@@ -343,7 +387,7 @@ def test_a_refresh_with_anothers_or_an_old_token_ends_the_connection(
 ) -> None:
     with server.peer(ALICE) as alice:
         alice.send({"type": "AUTH", "token": fresh()})
-        frames, code = alice.closed()
+        frames, code = alice.closed(at_once=True)
     assert [frame["code"] for frame in frames] == ["unauthorized"]
     assert code == 1008
 

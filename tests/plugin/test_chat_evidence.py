@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from plugins.secure_chat.rewards.ledger import fold_ledger
 from plugins.secure_chat.settings import Settings
 from plugins.secure_chat.transparency.keyfile import open_signer
 from plugins.secure_chat.transparency.keys import verifier
+from plugins.secure_chat.transparency.log import Published, TransparencyLog
 from tests.ledgers import writers
 from tests.ledgers.writers import Ledger
 from tests.plugin.chat_server import (
@@ -31,6 +33,7 @@ from tests.plugin.chat_server import (
     CAROL,
     PLUGIN,
     SECRET,
+    WAIT,
     ChatServer,
     chat_server,
     message,
@@ -175,20 +178,59 @@ def test_an_acknowledged_message_is_proven_to_be_in_the_ledger(server: ChatServe
 
 
 @pytest.mark.parametrize(
-    "path",
+    ("path", "field"),
     [
-        "ledger/inclusion/46",
-        "ledger/inclusion/0",
-        "ledger/consistency?old=46",
-        "ledger/consistency?old=3&new=46",
-        "ledger/consistency?old=4&new=3",
-        "ledger/consistency?old=-1",
-        "ledger/consistency",
+        ("ledger/inclusion/46", "position"),
+        ("ledger/inclusion/0", "position"),
+        ("ledger/consistency?old=46", "old"),
+        ("ledger/consistency?old=3&new=46", "new"),
+        ("ledger/consistency?old=4&new=3", "position"),
+        ("ledger/consistency?old=-1", "old"),
+        ("ledger/consistency", "old"),
     ],
 )
-def test_a_proof_beyond_the_ledger_is_a_problem(server: ChatServer, path: str) -> None:
+def test_a_proof_beyond_the_ledger_is_a_problem(server: ChatServer, path: str, field: str) -> None:
     answer = ask(server, path, ONE)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_message")
+    assert answer.json()["field"] == field
+
+
+def test_before_the_first_checkpoint_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_sign = threading.Event()
+    publish = TransparencyLog.publish
+
+    def held(log: TransparencyLog) -> Published:
+        may_sign.wait(WAIT)
+        return publish(log)
+
+    monkeypatch.setattr(TransparencyLog, "publish", held)
+    with chat_server(tmp_path, log_name=LOG) as server:
+        try:
+            answer = server.http.get("/v1/chat/ledger/checkpoint")
+        finally:
+            may_sign.set()
+    assert (answer.status_code, answer.json()["code"]) == (503, "ledger_unavailable")
+    assert answer.json()["detail"] == "no checkpoint has been signed yet"
+    assert answer.headers["retry-after"] == "2"
+
+
+def test_damage_that_a_reader_meets_is_said_and_mended(tmp_path: Path) -> None:
+    """A tile that is not what was written gives no proof; the next round builds the tree anew."""
+    ledger = Ledger().add_all("v1", [writers.login() for _ in range(300)])
+    (tmp_path / "genesis_ledger.jsonl").write_bytes(ledger.data)
+    with chat_server(tmp_path, log_name=LOG) as server:
+        assert checkpoint(server).size == 300
+        tile = tmp_path / "transparency/tile/0/000"
+        changed = bytearray(tile.read_bytes())
+        changed[32 * 7] ^= 1  # in the leaf of position 8
+        tile.write_bytes(changed)
+        answer = ask(server, "ledger/inclusion/9", ONE)
+        assert (answer.status_code, answer.json()["code"]) == (503, "ledger_unavailable")
+        server.post(ALICE, message(BOB, 1)).raise_for_status()
+        assert checkpoint(server).size == 301  # the next round
+        assert ask(server, "ledger/inclusion/9", ONE).status_code == 200
 
 
 def test_the_tiles_are_the_tree_that_the_checkpoint_signs(server: ChatServer) -> None:

@@ -6,13 +6,17 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pluggy
 import pytest
+from fastapi import APIRouter
+from websockets.exceptions import ConnectionClosed
 
-from plugins.secure_chat import runtime, service
+from plugins.secure_chat import plugin, runtime, service
 from plugins.secure_chat.core.records import Receipt
 from plugins.secure_chat.ledger.port import JournalLedger
 from plugins.secure_chat.mailbox.store import Mailbox, Waiting
@@ -22,12 +26,19 @@ from tests.plugin.chat_server import (
     ALICE,
     BOB,
     CAROL,
+    PLUGIN,
+    SECRET,
     WAIT,
     ChatServer,
     RawSocket,
     chat_server,
     message,
+    serving,
 )
+from v13.ATLAS.src.main import create_app
+from v13.ATLAS.src.settings import HostSettings
+
+hookimpl = pluggy.HookimplMarker("atlas")
 
 PER_SENDER = 60
 
@@ -206,13 +217,35 @@ def test_flooding_ends_the_connection_4429(tmp_path: Path) -> None:
         server.peer(BOB) as bob,
     ):
         assert alice.silent()
-        for _ in range(MAX_LIMITED):
-            alice.send({"type": "PING"})
-        frames, code = alice.closed()
-        assert {frame["code"] for frame in frames} == {"rate_limited"}
-        assert len(frames) == MAX_LIMITED
-        assert code == 4429
+        with suppress(ConnectionClosed):  # one more than is answered
+            for _ in range(MAX_LIMITED + 1):
+                alice.send({"type": "PING"})
+        answers = [alice.receive() for _ in range(MAX_LIMITED)]
+        assert {answer["code"] for answer in answers} == {"rate_limited"}
+        with pytest.raises(ConnectionClosed) as end:
+            alice.receive()
+        assert end.value.rcvd is not None
+        assert end.value.rcvd.code == 4429
         assert bob.silent()
+
+
+def test_who_keeps_to_its_budget_again_is_not_flooding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only refusals in a row count, not those of a connection's whole life."""
+    now = 1000.0
+    monkeypatch.setattr(runtime, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(socket, "MAX_LIMITED", 3)
+    with (
+        chat_server(tmp_path, rate_per_second=1.0, burst=1) as server,
+        server.peer(ALICE) as alice,
+    ):
+        for _ in range(3):
+            assert alice.silent()
+            for _ in range(2):
+                assert alice.ask({"type": "PING"})["code"] == "rate_limited"
+            now += 1.0
+        assert alice.silent()
 
 
 # -- memory ----------------------------------------------------------------------------------------
@@ -428,6 +461,31 @@ def test_stopping_answers_all_that_was_taken_before_it_closes_1012(
             assert code == 1012
             assert not_yet_known.closed() == ([], 1012)
         assert posted.result().status_code == 201
+
+
+class Switch:
+    """A host's: it stops the chat and serves on."""
+
+    @hookimpl
+    def atlas_routes(self, host: Any) -> list[APIRouter]:
+        router = APIRouter()
+
+        @router.post("/switch-off")
+        async def switch_off() -> None:
+            await plugin.atlas_stop(host)
+
+        return [router]
+
+
+def test_a_host_that_stops_the_chat_and_serves_on_closes_its_sockets_1012(tmp_path: Path) -> None:
+    settings = HostSettings.model_validate({"jwt_secret": SECRET, "data_dir": tmp_path})
+    with (
+        serving(create_app(settings, [PLUGIN, Switch()]), tmp_path) as server,
+        server.peer(ALICE) as alice,
+    ):
+        assert alice.ask(message(BOB, 1))["type"] == "ACK"
+        server.http.post("/switch-off").raise_for_status()
+        assert alice.closed(at_once=True) == ([], 1012)
 
 
 def test_stopping_keeps_a_receipt_that_was_taken(

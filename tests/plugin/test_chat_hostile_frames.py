@@ -7,6 +7,7 @@ import os
 import resource
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,12 +16,17 @@ from tests.plugin.chat_server import (
     ALICE,
     BOB,
     CAROL,
+    PLUGIN,
+    SECRET,
     ChatServer,
     RawSocket,
     b64,
     chat_server,
     message,
+    serving,
 )
+from v13.ATLAS.src.main import create_app
+from v13.ATLAS.src.settings import HostSettings
 
 MIB = 1 << 20
 
@@ -169,6 +175,16 @@ def test_a_body_over_the_limit_is_refused_while_it_arrives(server: ChatServer) -
     assert (problem.status_code, problem.json()["code"]) == (413, "message_too_large")
 
 
+def test_a_body_over_the_hosts_own_limit_is_the_same_problem(tmp_path: Path) -> None:
+    given = {"jwt_secret": SECRET, "data_dir": tmp_path, "largest_body": 1000}
+    app = create_app(HostSettings.model_validate(given), [PLUGIN])
+    with serving(app, tmp_path) as server:
+        problem = server.post(ALICE, b" " * 1001)
+        assert problem.headers["content-type"] == "application/problem+json"
+        assert (problem.status_code, problem.json()["code"]) == (413, "message_too_large")
+        assert server.refusals("message_too_large") == 1
+
+
 def test_a_binary_frame_is_malformed_and_the_connection_goes_on(server: ChatServer) -> None:
     with server.peer(ALICE) as alice:
         alice.connection.send(json.dumps(message("binary", 1)).encode())
@@ -244,14 +260,11 @@ def test_storage_that_fails_is_an_internal_error_and_no_silence(
             ).fetchall():
                 database.execute(f'DROP TABLE "{table}"')
         database.close()
-        alice.send({"type": "RESUME", "after": 0})
-        frames, code = alice.closed()
-        assert [frame["code"] for frame in frames] == ["internal"]
-        assert code == 1011
-        bob.send({"type": "RECEIPT", "kind": "read", "position": 1})
-        frames, code = bob.closed()
-        assert [frame["code"] for frame in frames] == ["internal"]
-        assert code == 1011
+        assert alice.ask({"type": "RESUME", "after": 0})["code"] == "internal"
+        assert alice.closed(at_once=True) == ([], 1011)
+        receipt = {"type": "RECEIPT", "kind": "read", "position": 1}
+        assert bob.ask(receipt)["code"] == "internal"
+        assert bob.closed(at_once=True) == ([], 1011)
         problem = server.get("/v1/chat/threads", ALICE)
         assert problem.status_code == 500
         assert problem.headers["content-type"] == "application/problem+json"
@@ -262,3 +275,4 @@ def test_storage_that_fails_is_an_internal_error_and_no_silence(
         refused = server.post(CAROL, message(BOB, 1))
         assert (refused.status_code, refused.json()["code"]) == (503, "ledger_unavailable")
         assert int(refused.headers["retry-after"]) >= 1
+        assert (server.refusals("internal"), server.refusals("ledger_unavailable")) == (3, 2)

@@ -367,7 +367,7 @@ def test_a_revoked_device_cannot_send_and_its_sockets_are_logged_out(server: Cha
         alice.revoke("phone")
         assert alice.publish_revocation().status_code == 201
         for ended in (phone, silent):
-            frames, code = ended.closed()
+            frames, code = ended.closed(at_once=True)
             assert [(one["type"], one["code"], one["device"]) for one in frames] == [
                 ("ERROR", "unknown_device", "phone")
             ]
@@ -381,7 +381,7 @@ def test_a_revoked_device_cannot_send_and_its_sockets_are_logged_out(server: Cha
         assert unnamed.receive()["device"] == "laptop"
         assert unnamed.silent()
     with server.peer(alice.id, query="?device=phone", greeted=False) as again:
-        frames, code = again.closed()
+        frames, code = again.closed(at_once=True)
         assert ([one["code"] for one in frames], code) == (["unknown_device"], 1008)
     answer = server.post(alice.id, alice.signed("phone", ALICE, 3))
     assert_refused(answer, 403, "unknown_device")
@@ -420,8 +420,11 @@ def test_a_revocation_needs_its_signatures_and_a_certificate_in_the_directory(
 
 def test_a_device_that_says_no_name_is_refused_at_the_socket(server: ChatServer) -> None:
     with server.peer(ALICE, query="?device=a%20b", greeted=False) as peer:
-        frames, code = peer.closed()
-    assert ([one["code"] for one in frames], code) == (["invalid_message"], 1008)
+        frames, code = peer.closed(at_once=True)
+    assert ([(one["code"], one["field"]) for one in frames], code) == (
+        [("invalid_message", "device")],
+        1008,
+    )
 
 
 def test_a_start_without_the_statements_that_the_ledger_has_says_how_many(

@@ -88,6 +88,9 @@ def test_a_thread_is_created_logged_and_shown_to_its_members_only(server: ChatSe
     for stranger, path in ((CAROL, thread["thread"]), (ALICE, "thread_" + "0" * 32), (ALICE, "x")):
         refused = ask(server, stranger, "GET", f"/{path}")
         assert (refused.status_code, refused.json()["code"]) == (403, "not_a_member")
+    for stranger, path in ((CAROL, thread["thread"]), (ALICE, "thread_" + "0" * 32)):
+        refused = ask(server, stranger, "GET", f"/{path}/messages")
+        assert (refused.status_code, refused.json()["code"]) == (403, "not_a_member")
 
 
 def test_the_ledger_has_members_and_a_hash_and_never_the_title(server: ChatServer) -> None:
@@ -335,27 +338,46 @@ def test_a_thread_has_up_to_100_participants(server: ChatServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "code"),
+    ("body", "status", "code", "field"),
     [
-        ("{", 400, "malformed_frame"),
-        ('{"members": ["bob"], "metadata": {"a": %s' % ("[" * 50_000), 400, "malformed_frame"),
+        ("{", 400, "malformed_frame", None),
+        (
+            '{"members": ["bob"], "metadata": {"a": %s' % ("[" * 50_000),
+            400,
+            "malformed_frame",
+            None,
+        ),
         (
             '{"members": ["bob"], "metadata": {"a": ' + "[" * 32 + "]" * 32 + "}}",
             422,
             "invalid_message",
+            "metadata",
         ),
-        ("{}", 422, "invalid_message"),
-        ('{"members": "bob"}', 422, "invalid_message"),
-        ('{"members": ["bob"], "more": 1}', 422, "invalid_message"),
-        ('{"members": ["bob"], "metadata": []}', 422, "invalid_message"),
-        ('{"members": ["bob"], "title": "%s"}' % ("t" * (16 << 10)), 413, "message_too_large"),
-        ('{"members": ["bob"], "title": "%s"}' % ("t" * (64 << 10)), 413, "message_too_large"),
+        ("{}", 422, "invalid_message", "members"),
+        ('{"members": "bob"}', 422, "invalid_message", "members"),
+        ('{"members": ["bob"], "more": 1}', 422, "invalid_message", "unknown"),
+        ('{"members": ["bob"], "metadata": []}', 422, "invalid_message", "metadata"),
+        (
+            '{"members": ["bob"], "title": "%s"}' % ("t" * (16 << 10)),
+            413,
+            "message_too_large",
+            None,
+        ),
+        (
+            '{"members": ["bob"], "title": "%s"}' % ("t" * (64 << 10)),
+            413,
+            "message_too_large",
+            None,
+        ),
     ],
 )
-def test_a_bad_body_is_a_problem(server: ChatServer, body: str, status: int, code: str) -> None:
+def test_a_bad_body_is_a_problem(
+    server: ChatServer, body: str, status: int, code: str, field: str | None
+) -> None:
     headers = {"Authorization": f"Bearer {token(ALICE)}"}
     refused = server.http.post("/v1/chat/threads", headers=headers, content=body)
     assert (refused.status_code, refused.json()["code"]) == (status, code)
+    assert refused.json().get("field") == field
     assert server.ledger.read_bytes() == b""
 
 

@@ -94,6 +94,7 @@ async def test_statements_lost_with_the_mailbox_are_said_and_come_back_without_a
     tmp_path: Path,
 ) -> None:
     person = person_of("a", "b")
+    publication = person.devices["a"].messenger.publish_prekeys(1).encode()
     async with opened(tmp_path) as chat:
         await chat.register(person)
         person.revoke("b")
@@ -117,6 +118,11 @@ async def test_statements_lost_with_the_mailbox_are_said_and_come_back_without_a
         with pytest.raises(InvalidMessage, match="lost"):
             await chat.directory.publish_device(person.id, person.certificates[0].encode())
         assert await chat.directory.claim("bob", person.id, ["a"]) == []
+        with pytest.raises(UnknownDevice, match="lost"):
+            await chat.directory.publish_prekeys(person.id, "a", publication)
+        await chat.directory.publish_identity(person.id, person.identity.encode())
+        with pytest.raises(InvalidMessage, match="endorser's certificate was lost"):
+            await chat.directory.publish_device(person.id, person.certificates[1].encode())
         # Its owner publishes it again: each statement is known, the last one makes it whole.
         await chat.register(person)
         # Without the revocation alone, its device would look as if it were in force.

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from plugins.secure_chat.audit import audit_ledger
-from plugins.secure_chat.core.records import EventDraft, Receipt
+from plugins.secure_chat.core.records import EventDraft
 from plugins.secure_chat.errors import LedgerLocked, LedgerUnavailable, OutcomeUnknown
 from plugins.secure_chat.ledger.file import AppendFile
 from plugins.secure_chat.ledger.journal import Journal, Staged
@@ -107,18 +107,18 @@ def test_f3_a_write_or_sync_that_fails_once_is_never_acknowledged(
     path = tmp_path / "ledger.jsonl"
     arm(method, nth, effect)
     journal = Journal.open(path, open_file=FailsOnce)
-    acknowledged: list[Receipt] = []
-    for number in range(nth - 1):
-        acknowledged.append(journal.append(draft(number)))
+    acknowledged = [journal.append(draft(number)) for number in range(nth - 1)]
+    failed = journal.stage([draft(nth - 1)])
+    journal.close()  # its writer has ended: whom it has not told by now it never tells
+    assert failed.durable.done()
     with pytest.raises(OutcomeUnknown, match="restart"):
-        journal.append(draft(nth - 1))
+        failed.durable.result()
     # The disk is well again, but nobody knows what it holds: nothing more is taken.
-    with pytest.raises(LedgerUnavailable) as refused:
-        journal.append(draft(99))
+    with pytest.raises(LedgerUnavailable, match="stopped") as refused:
+        journal.stage([draft(99)])
     assert type(refused.value) is LedgerUnavailable  # it is known that this one is not there
     assert journal.stopped is not None
     assert journal.head.position == len(acknowledged)
-    journal.close()
 
     found = numbers(path)
     assert found[: len(acknowledged)] == list(range(nth - 1))
@@ -169,12 +169,12 @@ def test_f3_all_that_was_staged_behind_the_failure_fails_with_it(
 
     arm(method, 1, effect)
     journal = Journal.open(path, open_file=Held)
-    first, *behind = [
-        one.durable.exception(60) for one in staged_while_the_first_is_written(journal, gate)
-    ]
+    staged = staged_while_the_first_is_written(journal, gate)
+    journal.close()
+    assert all(one.durable.done() for one in staged)
+    first, *behind = [one.durable.exception() for one in staged]
     assert isinstance(first, OutcomeUnknown)
     assert {type(one) for one in behind} == {LedgerUnavailable}  # never written
-    journal.close()
     assert numbers(path) in ([], [0])
     assert audit_ledger(path).sound
 
@@ -193,12 +193,20 @@ def test_f4_what_was_staged_behind_a_refused_group_is_refused_with_it(tmp_path: 
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             super().append(data)
 
+        def truncate(self, size: int) -> None:
+            super().truncate(size)
+            cut.set()
+
+    cut = threading.Event()
     journal = Journal.open(path, open_file=FullOnce)
-    for one in staged_while_the_first_is_written(journal, gate):
-        with pytest.raises(LedgerUnavailable, match="full"):
-            one.durable.result(60)
-    assert journal.stopped is None
+    staged = staged_while_the_first_is_written(journal, gate)
+    assert cut.wait(60)
     assert journal.append(draft(99)).position == 1
+    assert all(one.durable.done() for one in staged)  # before the writer took another
+    for one in staged:
+        with pytest.raises(LedgerUnavailable, match="full"):
+            one.durable.result()
+    assert journal.stopped is None
     journal.close()
     assert numbers(path) == [99]
     assert audit_ledger(path).sound

@@ -1,5 +1,43 @@
 """Tests through the host: they use the fixtures that plugin authors are given."""
 
+from __future__ import annotations
+
+import threading
+from typing import Protocol
+
+import pytest
+
+from plugins.secure_chat.service import ChatService
+from tests.plugin.chat_server import WAIT, Peer
 from v13.ATLAS.src.plugins.testing import make_wallet, start_host
 
 __all__ = ["make_wallet", "start_host"]
+
+
+class GiveReceipt(Protocol):
+    def __call__(self, peer: Peer, position: int, kind: str = "read") -> list[str]: ...
+
+
+@pytest.fixture
+def give_receipt(monkeypatch: pytest.MonkeyPatch) -> GiveReceipt:
+    """Gives a receipt and waits until it is taken, or refused: what the peer was sent by then,
+    errors by their codes."""
+    done = threading.Event()
+    receipt = ChatService.receipt
+
+    async def noted(service: ChatService, wallet: str, kind: str, position: int) -> None:
+        try:
+            await receipt(service, wallet, kind, position)
+        finally:
+            done.set()
+
+    monkeypatch.setattr(ChatService, "receipt", noted)
+
+    def give(peer: Peer, position: int, kind: str = "read") -> list[str]:
+        done.clear()
+        peer.send({"type": "RECEIPT", "kind": kind, "position": position})
+        assert done.wait(WAIT)
+        peer.send({"type": "PING"})
+        return [frame.get("code", frame["type"]) for frame in peer.until("PONG")[:-1]]
+
+    return give

@@ -48,6 +48,7 @@ from tests.plugin.chat_server import (
     message,
     token,
 )
+from tests.plugin.conftest import GiveReceipt
 from v13.ATLAS.src.main import create_app
 from v13.ATLAS.src.plugins.testing import MovableClock
 from v13.ATLAS.src.settings import HostSettings
@@ -494,7 +495,9 @@ def test_the_served_process_writes_no_token_to_its_log(tmp_path: Path) -> None:
 # -- whose is what (A18) ---------------------------------------------------------------------------
 
 
-def test_nobody_sees_the_threads_or_messages_of_others(server: ChatServer) -> None:
+def test_nobody_sees_the_threads_or_messages_of_others(
+    server: ChatServer, give_receipt: GiveReceipt
+) -> None:
     eve = "0x" + "ee" * 20
     with server.peer(ALICE) as alice:
         position = alice.ask(message(BOB, 1, device="private"))["position"]
@@ -505,8 +508,7 @@ def test_nobody_sees_the_threads_or_messages_of_others(server: ChatServer) -> No
         assert found.json() == {"messages": [], "missing": 0}
     with server.peer(eve) as spy:
         assert spy.ask({"type": "RESUME", "after": 0})["type"] == "RESUMED"
-        receipt = {"type": "RECEIPT", "kind": "read", "position": position}
-        assert spy.ask(receipt)["code"] == "not_a_member"
+        assert give_receipt(spy, position) == ["not_a_member"]
     with server.peer(BOB) as bob:
         bob.send({"type": "RESUME", "after": 0})
         frames = bob.until("RESUMED")

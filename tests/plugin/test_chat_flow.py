@@ -18,6 +18,8 @@ from websockets.exceptions import ConnectionClosed
 
 from plugins.secure_chat import plugin, runtime, service
 from plugins.secure_chat.core.records import Receipt
+from plugins.secure_chat.errors import Close
+from plugins.secure_chat.hub import Outbox
 from plugins.secure_chat.ledger.port import JournalLedger
 from plugins.secure_chat.mailbox.store import Mailbox, Waiting
 from plugins.secure_chat.transport import corked_protocol, socket
@@ -316,11 +318,26 @@ LARGE = 1 << 20  # bytes of ciphertext
 STALLS = 40  # large messages: more than the buffers of both ends of a socket take together
 
 
-def _stall(server: ChatServer) -> None:
+@pytest.fixture
+def closes(monkeypatch: pytest.MonkeyPatch) -> list[Close]:
+    """The codes with which sockets are closed, as it is decided."""
+    decided: list[Close] = []
+    close = Outbox.close
+
+    def noted(outbox: Outbox, code: Close, last: bytes | None = None) -> None:
+        decided.append(code)
+        close(outbox, code, last)
+
+    monkeypatch.setattr(Outbox, "close", noted)
+    return decided
+
+
+def _stall(server: ChatServer, closes: list[Close]) -> None:
     """Send to Bob, who reads nothing, until the server has given up on him."""
     with server.peer(ALICE) as alice:
         for seq in range(1, STALLS + 1):
             assert alice.ask(message(BOB, seq, bytes(LARGE)))["type"] == "ACK"
+        assert closes == [Close.TOO_SLOW]
         server.wait_for(lambda: server.served() == 1, "the stalled socket let go")
 
 
@@ -331,35 +348,37 @@ def _resume_gives_everything(server: ChatServer) -> None:
 
 
 def test_a_peer_that_does_not_read_is_closed_4408_and_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closes: list[Close]
 ) -> None:
     monkeypatch.setattr(corked_protocol, "LINGER_SECONDS", 3600.0)
     with chat_server(tmp_path, outbox_bytes=1 << 16) as server:
         stalled = RawSocket(server, BOB)
-        _stall(server)
+        _stall(server, closes)
         assert stalled.close_code() == 4408
         _resume_gives_everything(server)
 
 
 def test_a_peer_that_never_reads_is_cut_off(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closes: list[Close]
 ) -> None:
     assert corked_protocol.LINGER_SECONDS == 5.0
     monkeypatch.setattr(corked_protocol, "LINGER_SECONDS", 0.0)
     with chat_server(tmp_path, outbox_bytes=1 << 16) as server:
         stalled = RawSocket(server, BOB)
-        _stall(server)
+        _stall(server, closes)
         assert stalled.cut_off()
         server.wait_for(lambda: server.open_connections() == 0, "no connection left behind")
         _resume_gives_everything(server)
 
 
-def test_under_uvicorns_own_protocol_a_peer_that_reads_again_sees_the_end(tmp_path: Path) -> None:
+def test_under_uvicorns_own_protocol_a_peer_that_reads_again_sees_the_end(
+    tmp_path: Path, closes: list[Close]
+) -> None:
     """It may miss the close code: that protocol writes none to a peer that takes nothing."""
     with chat_server(tmp_path, ws="websockets-sansio", outbox_bytes=1 << 16) as server:
         # The library pauses its socket when nobody takes frames: the server's buffer fills.
         with server.peer(BOB) as bob:
-            _stall(server)
+            _stall(server, closes)
             frames, code = bob.closed()
         assert code in (4408, 1006)
         assert len(frames) < STALLS

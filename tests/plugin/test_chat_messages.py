@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from plugins.secure_chat.audit import audit_ledger
 from plugins.secure_chat.ledger.file import AppendFile
 from tests.plugin.chat_server import ALICE, BOB, CAROL, WAIT, ChatServer, chat_server, message
+from tests.plugin.conftest import GiveReceipt
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +247,7 @@ def test_addresses_are_one_wallet_in_any_case_and_other_names_are_not(server: Ch
 
 
 def test_a_receipt_is_told_to_the_sender_once_and_taken_only_from_the_recipient(
-    server: ChatServer,
+    server: ChatServer, give_receipt: GiveReceipt
 ) -> None:
     with (
         server.peer(ALICE) as alice,
@@ -255,15 +256,16 @@ def test_a_receipt_is_told_to_the_sender_once_and_taken_only_from_the_recipient(
     ):
         position = alice.ask(message(BOB, 1, device="receipts"))["position"]
         bob.receive()
-        receipt = {"type": "RECEIPT", "kind": "delivered", "position": position}
-        assert carol.ask(receipt)["code"] == "not_a_member"
-        assert alice.ask(receipt)["code"] == "not_a_member"
-        assert bob.ask({**receipt, "position": 10**9})["code"] == "not_a_member"
-        bob.send(receipt)
-        assert alice.receive() == {**receipt, "wallet": BOB}
-        bob.send(receipt)
-        bob.send({**receipt, "kind": "read"})
-        assert alice.receive() == {**receipt, "kind": "read", "wallet": BOB}
+        assert give_receipt(carol, position) == ["not_a_member"]
+        assert give_receipt(alice, position) == ["not_a_member"]
+        assert give_receipt(bob, 10**9) == ["not_a_member"]
+        for kind in ("delivered", "delivered", "read"):
+            assert give_receipt(bob, position, kind) == []
+        alice.send({"type": "PING"})
+        assert alice.until("PONG")[:-1] == [
+            {"type": "RECEIPT", "kind": kind, "position": position, "wallet": BOB}
+            for kind in ("delivered", "read")
+        ]
 
 
 def test_the_server_holds_no_plaintext_anywhere(

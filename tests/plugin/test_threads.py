@@ -24,6 +24,7 @@ from tests.plugin.chat_server import (
     message,
     token,
 )
+from tests.plugin.conftest import GiveReceipt
 
 DAVE = "0x" + "d4" * 20
 
@@ -107,7 +108,9 @@ def test_the_ledger_has_members_and_a_hash_and_never_the_title(server: ChatServe
     assert server.records()[-1]["metadata"]["details"] != metadata["details"]
 
 
-def test_a_message_to_a_thread_reaches_every_member(server: ChatServer) -> None:
+def test_a_message_to_a_thread_reaches_every_member(
+    server: ChatServer, give_receipt: GiveReceipt
+) -> None:
     thread = create(server, BOB, CAROL)
     with (
         server.peer(ALICE) as alice,
@@ -128,10 +131,9 @@ def test_a_message_to_a_thread_reaches_every_member(server: ChatServer) -> None:
             )
         assert dave.silent()
         assert alice.silent()
-        bob.send({"type": "RECEIPT", "kind": "read", "position": receipt["position"]})
+        assert give_receipt(dave, receipt["position"]) == ["not_a_member"]
+        assert give_receipt(bob, receipt["position"]) == []
         assert alice.receive()["wallet"] == BOB
-        refused = dave.ask({"type": "RECEIPT", "kind": "read", "position": receipt["position"]})
-        assert refused["code"] == "not_a_member"
     assert [missed(server, w) for w in (ALICE, BOB, CAROL, DAVE)] == [
         [receipt["position"]],
         [receipt["position"]],
@@ -166,7 +168,9 @@ def test_a_message_to_a_thread_is_a_stream_of_its_own(server: ChatServer) -> Non
     sent(server, ALICE, BOB, 1)
 
 
-def test_a_removed_member_sees_nothing_after_its_removal(server: ChatServer) -> None:
+def test_a_removed_member_sees_nothing_after_its_removal(
+    server: ChatServer, give_receipt: GiveReceipt
+) -> None:
     thread = create(server, BOB, CAROL)
     before = sent(server, ALICE, thread, 1)
     resent = message(thread, 1)
@@ -185,9 +189,7 @@ def test_a_removed_member_sees_nothing_after_its_removal(server: ChatServer) -> 
         refused = bob.ask(message(thread, 2))
         assert refused["code"] == "not_a_member"
         assert bob.ask(resent)["duplicate"] is True
-        assert bob.ask({"type": "RECEIPT", "kind": "read", "position": after})["code"] == (
-            "not_a_member"
-        )
+        assert give_receipt(bob, after) == ["not_a_member"]
     assert missed(server, BOB) == history(server, BOB, thread) == [before, by_bob]
     assert missed(server, CAROL) == history(server, CAROL, thread) == [before, by_bob, after]
     assert ask(server, BOB, "GET", f"/{thread}").status_code == 403
@@ -195,12 +197,17 @@ def test_a_removed_member_sees_nothing_after_its_removal(server: ChatServer) -> 
     assert (item["peer"], item["position"]) == (thread, by_bob)
 
 
-def test_a_new_member_sees_nothing_from_before_it_came(server: ChatServer) -> None:
+def test_a_new_member_sees_nothing_from_before_it_came(
+    server: ChatServer, give_receipt: GiveReceipt
+) -> None:
     thread = create(server, BOB)
-    sent(server, ALICE, thread, 1)
+    before = sent(server, ALICE, thread, 1)
     added = ask(server, ALICE, "POST", f"/{thread}/members", {"members": [CAROL]})
     assert added.json()["members"] == [BOB, ALICE, CAROL]
     seen = sent(server, ALICE, thread, 2)
+    with server.peer(CAROL) as carol:
+        assert give_receipt(carol, before) == ["not_a_member"]
+        assert give_receipt(carol, seen) == []
     assert missed(server, CAROL) == history(server, CAROL, thread) == [seen]
 
 

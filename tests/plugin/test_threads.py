@@ -309,6 +309,9 @@ def test_a_thread_that_is_begun_again_is_the_one_that_is_there(
 def test_a_key_of_another_wallet_opens_nothing(server: ChatServer) -> None:
     made = begin(server, "k", BOB, CAROL).json()["thread"]
     assert begin(server, "k", CAROL, ALICE, by=BOB).json()["thread"] != made
+    same_members = begin(server, "k", BOB, CAROL, ALICE, by=BOB).json()
+    assert same_members["members"] == [BOB, CAROL, ALICE]
+    assert (same_members["thread"] == made, same_members["creator"]) == (False, BOB)
     assert ask(server, BOB, "DELETE", f"/{made}/members/{BOB}").is_success
     assert len(begin(server, "k", BOB, CAROL).json()["members"]) == 2
 
@@ -412,11 +415,14 @@ def test_threads_follow_from_the_ledger_alone(tmp_path: Path) -> None:
         sent(server, CAROL, thread, 1)
         known = ask(server, ALICE, "GET", f"/{thread}").json()
         conversations = server.get("/v1/chat/threads", BOB).json()
+        listed = server.get(f"/secure-chat/threads/{thread}/messages", ALICE).json()
+        assert [one["content_size"] for one in listed["messages"]] == [64, 64]
     for file in tmp_path.glob("mailbox.sqlite*"):
         file.unlink()
     with chat_server(tmp_path) as server:
         assert ask(server, ALICE, "GET", f"/{thread}").json() == {**known, "title": None}
         assert server.get("/v1/chat/threads", BOB).json() == conversations
+        assert server.get(f"/secure-chat/threads/{thread}/messages", ALICE).json() == listed
         assert server.post(BOB, message(thread, 1)).json()["code"] == "not_a_member"
         found = server.get(f"/v1/chat/threads/{thread}/messages", ALICE).json()
         assert found == {"messages": [], "missing": 2}

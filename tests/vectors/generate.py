@@ -301,17 +301,19 @@ def edge_signatures(doc: Document) -> None:
         "a point of order 8 with a sign": int.from_bytes(ORDER_8, "little") + (1 << 255),
         "another point of order 8": FIELD - int.from_bytes(ORDER_8, "little"),
     }
-    neutral = (1).to_bytes(32, "little")
     for name, y in points.items():
-        # With S = 0 and R neutral, a key of small order is answered by chance of the hash: this
-        # message is one where the equation holds.
-        point = y.to_bytes(32, "little")
-        found = next(
-            one for one in map(bytes, zip(range(256))) if _challenge(neutral, point, one) % 8 == 0
-        )
-        forged = neutral + bytes(32)
+        # The key adds nothing where the challenge is a multiple of 8: then S·B = R holds as it is.
+        point, r = y.to_bytes(32, "little"), 1
+        while _challenge(_times_base(r), point, message) % 8:
+            r += 1
+        forged = _times_base(r) + r.to_bytes(32, "little")
         doc.bad(
-            f"Ed25519, the key is {name}", op, error, public=point, message=found, signature=forged
+            f"Ed25519, the key is {name}",
+            op,
+            error,
+            public=point,
+            message=message,
+            signature=forged,
         )
     secret = _clamped(seed)
 
@@ -319,16 +321,17 @@ def edge_signatures(doc: Document) -> None:
         s = (r + _challenge(point, key, message) * secret) % GROUP
         return point + s.to_bytes(32, "little")
 
-    doc.bad(
-        "Ed25519, R is the neutral point",
-        op,
-        error,
-        public=public,
-        message=message,
-        signature=signed(0, neutral),
-    )
+    for name, y in (("", 1), (", not canonical", FIELD + 1), (" with a sign", (1 << 255) + 1)):
+        doc.bad(
+            f"Ed25519, R is the neutral point{name}",
+            op,
+            error,
+            public=public,
+            message=message,
+            signature=signed(0, y.to_bytes(32, "little")),
+        )
     nonce = int.from_bytes(draw("ed25519 nonce"), "little") % GROUP
-    honest = bindings.crypto_scalarmult_ed25519_base_noclamp(nonce.to_bytes(32, "little"))
+    honest = _times_base(nonce)
     doc.good(
         "Ed25519, a nonce of one's own",
         op,
@@ -349,7 +352,7 @@ def edge_signatures(doc: Document) -> None:
     mixed = bindings.crypto_core_ed25519_add(public, two)
     while _challenge(honest, mixed, message) % 2 == 0:
         nonce += 1
-        honest = bindings.crypto_scalarmult_ed25519_base_noclamp(nonce.to_bytes(32, "little"))
+        honest = _times_base(nonce)
     doc.bad(
         "Ed25519, sound with the cofactor alone: the key",
         op,
@@ -380,6 +383,10 @@ def edge_signatures(doc: Document) -> None:
 
 def _challenge(point: bytes, public: bytes, message: bytes) -> int:
     return int.from_bytes(hashlib.sha512(point + public + message).digest(), "little") % GROUP
+
+
+def _times_base(scalar: int) -> bytes:
+    return bindings.crypto_scalarmult_ed25519_base_noclamp(scalar.to_bytes(32, "little"))
 
 
 def _clamped(seed: bytes) -> int:

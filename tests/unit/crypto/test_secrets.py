@@ -16,6 +16,7 @@ from plugins.secure_chat.crypto.messenger import Message
 from plugins.secure_chat.crypto.pqxdh import Agreement
 from plugins.secure_chat.crypto.prekeys import Kind, PrekeySecret
 from plugins.secure_chat.crypto.ratchet import Ratchet
+from plugins.secure_chat.crypto.wallet import WalletKey
 from tests.unit.crypto.people import connect, pair
 
 
@@ -38,7 +39,9 @@ def test_no_value_shows_the_secrets_it_holds() -> None:
     frame = messenger.seal(bob.id, [bob.roster], content, 1.0)
     opened = bob["b"].open(frame, alice.roster)
     assert opened.content == content
+    wallet_secret = os.urandom(32)
     values: list[tuple[object, bytes]] = [
+        (WalletKey(wallet_secret), wallet_secret),
         *((keys, secret) for secret in (keys.signing, keys.agreement, keys.post_quantum)),
         *((value, ratchet.root) for value in (ratchet, sessions, sessions.ranked[0])),
         (alice.post_quantum, alice.post_quantum.seed),

@@ -70,7 +70,7 @@ export function Banners(props: BannersProps): ReactNode {
       )}
       {view.connection === "offline" && (
         <div className={warn} role="status">
-          <p>You are offline. What you write is kept and sent when you are back.</p>
+          <p>There is no connection to the server. What you write is kept, and sent when it is back.</p>
         </div>
       )}
       {!view.complete && (

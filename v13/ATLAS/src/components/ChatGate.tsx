@@ -8,6 +8,7 @@ import { useChat, useGate } from "../hooks/useChat";
 import { type Bytes, fromBase64, toBase64 } from "../security/bytes";
 import { CryptoError } from "../security/errors";
 import styles from "./ChatGate.module.css";
+import { Copy } from "./Copy";
 import theme from "./theme.module.css";
 import { problemText, type Words } from "./words";
 
@@ -121,12 +122,14 @@ function JoinDevice({ chat, request }: JoinDeviceProps): ReactNode {
         <form className={styles["join"]} onSubmit={finish}>
           <p>1. Copy this to the other device, under Devices, “Add a device of yours”:</p>
           {/* Reachable by the keyboard, so that it can be scrolled. */}
-          <output className={styles["code"]} tabIndex={0} aria-label="Request">
+          <output className={theme["carried"]} tabIndex={0} aria-label="Request">
             {toBase64(request)}
           </output>
+          <Copy text={toBase64(request)} what="the request" />
           <label htmlFor={field}>2. Paste its answer here:</label>
           <textarea
             id={field}
+            className={theme["carried"]}
             rows={3}
             value={answer}
             onChange={(event) => {
@@ -144,7 +147,7 @@ function JoinDevice({ chat, request }: JoinDeviceProps): ReactNode {
       )}
       {underWay && <p role="status">One moment. Your wallet may ask you to sign.</p>}
       {problem !== null && (
-        <p className={styles["problem"]} role="alert">
+        <p className={theme["problem"]} role="alert">
           {problem}
         </p>
       )}

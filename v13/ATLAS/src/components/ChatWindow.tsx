@@ -104,7 +104,10 @@ function Conversation({ session, peer, onClose }: ConversationProps): ReactNode 
           >
             Devices
           </button>
-          <label className={styles["receipts"]}>
+          <label
+            className={styles["receipts"]}
+            title="Everyone you write with is told when a message has come here, and when you have read it."
+          >
             <input
               type="checkbox"
               checked={view.receipts}
@@ -112,7 +115,7 @@ function Conversation({ session, peer, onClose }: ConversationProps): ReactNode 
                 void receipts.begin(() => session.giveReceipts(checked));
               }}
             />
-            Receipts
+            Give receipts
           </label>
         </div>
         {onClose !== undefined && (

@@ -7,6 +7,7 @@ import { fromBase64, toBase64 } from "../security/bytes";
 import { answerRequest } from "../security/enrolment";
 import { CryptoError } from "../security/errors";
 import type { Roster } from "../security/roster";
+import { Copy } from "./Copy";
 import styles from "./DeviceList.module.css";
 import { Dialog } from "./Dialog";
 import theme from "./theme.module.css";
@@ -46,7 +47,11 @@ export function DeviceList({ session, peer, onClose }: DeviceListProps): ReactNo
   return (
     <Dialog title="Devices" onClose={onClose}>
       <p>Messages are encrypted for these devices and for no others.</p>
-      {problem !== null && <p role="alert">The devices are not known. {problem}</p>}
+      {problem !== null && (
+        <p className={theme["problem"]} role="alert">
+          The devices are not known. {problem}
+        </p>
+      )}
       {["You", shortWallet(peer)].map((who, index) => (
         <section key={who}>
           <h3 className={styles["who"]}>{who}</h3>
@@ -82,7 +87,7 @@ function Devices({ side, own }: { readonly side: Side; readonly own: string }): 
   );
 }
 
-const NO_REQUEST = "This is not a device's request.";
+const NO_REQUEST = "This is not a device’s request.";
 
 const WHY_NOT_ADDED: Words = {
   decode: NO_REQUEST,
@@ -114,23 +119,29 @@ function AddDevice({ session }: { readonly session: ChatSession }): ReactNode {
       <label htmlFor={field}>The request that it shows</label>
       <textarea
         id={field}
+        className={theme["carried"]}
         rows={3}
         value={request}
         onChange={(event) => {
           setRequest(event.target.value);
         }}
       />
-      {problem !== null && <p role="alert">{problem}</p>}
+      {problem !== null && (
+        <p className={theme["problem"]} role="alert">
+          {problem}
+        </p>
+      )}
       <button type="submit" className={theme["button"]} disabled={underWay || request.trim() === ""}>
         Make the answer
       </button>
       {answer !== null && (
-        <p>
-          Carry this answer back to the new device, and only there:
-          <output className={styles["answer"]} tabIndex={0} aria-label="Answer">
+        <>
+          <p>Carry this answer back to the new device, and only there:</p>
+          <output className={theme["carried"]} tabIndex={0} aria-label="Answer">
             {answer}
           </output>
-        </p>
+          <Copy text={answer} what="the answer" />
+        </>
       )}
     </form>
   );
@@ -170,7 +181,11 @@ function RenewKeys({ session, onRenewed }: RenewKeysProps): ReactNode {
       >
         Renew
       </button>
-      {problem !== null && <p role="alert">{problem}</p>}
+      {problem !== null && (
+        <p className={theme["problem"]} role="alert">
+          {problem}
+        </p>
+      )}
       {done && <p role="status">Your keys are renewed. Now add your other devices again.</p>}
     </details>
   );

@@ -14,13 +14,21 @@ export interface InboxProps {
   readonly currentUserWallet: string;
   /** The person wants to see the conversation with this wallet. */
   readonly onOpenChat: (peerWallet: string) => void;
+  /** Whose conversation is open: it is marked in the list. */
+  readonly openPeerWallet?: string | null;
 }
 
-export function Inbox({ token, currentUserWallet, onOpenChat }: InboxProps): ReactNode {
+export function Inbox({ token, currentUserWallet, onOpenChat, openPeerWallet }: InboxProps): ReactNode {
   return (
     <nav className={`${theme["theme"] ?? ""} ${styles["inbox"] ?? ""}`} aria-label="Conversations">
       <ChatGate token={token} wallet={currentUserWallet.toLowerCase()} place="list">
-        {(session) => <Conversations session={session} onOpenChat={onOpenChat} />}
+        {(session) => (
+          <Conversations
+            session={session}
+            open={openPeerWallet?.toLowerCase() ?? null}
+            onOpenChat={onOpenChat}
+          />
+        )}
       </ChatGate>
     </nav>
   );
@@ -28,10 +36,11 @@ export function Inbox({ token, currentUserWallet, onOpenChat }: InboxProps): Rea
 
 interface ConversationsProps {
   readonly session: ChatSession;
+  readonly open: string | null;
   readonly onOpenChat: (peerWallet: string) => void;
 }
 
-function Conversations({ session, onOpenChat }: ConversationsProps): ReactNode {
+function Conversations({ session, open, onOpenChat }: ConversationsProps): ReactNode {
   const { conversations } = useSessionView(session);
   return (
     <>
@@ -44,6 +53,7 @@ function Conversations({ session, onOpenChat }: ConversationsProps): ReactNode {
           <li key={one.peer}>
             <Row
               summary={one}
+              isOpen={one.peer === open}
               onOpen={() => {
                 onOpenChat(one.peer);
               }}
@@ -57,13 +67,14 @@ function Conversations({ session, onOpenChat }: ConversationsProps): ReactNode {
 
 interface RowProps {
   readonly summary: ConversationSummary;
+  readonly isOpen: boolean;
   readonly onOpen: () => void;
 }
 
-function Row({ summary, onOpen }: RowProps): ReactNode {
+function Row({ summary, isOpen, onOpen }: RowProps): ReactNode {
   const { peer, unread, preview, changed } = summary;
   return (
-    <button type="button" className={styles["row"]} onClick={onOpen}>
+    <button type="button" className={styles["row"]} aria-current={isOpen} onClick={onOpen}>
       <span className={styles["peer"]}>{shortWallet(peer)}</span>
       {unread > 0 && (
         <span className={styles["unread"]}>
@@ -111,6 +122,7 @@ function NewChat({ own, onOpenChat }: { own: string } & Pick<InboxProps, "onOpen
         spellCheck={false}
         onChange={(event) => {
           setAddress(event.target.value);
+          setProblem(null);
         }}
       />
       <button type="submit" className={theme["button"]}>

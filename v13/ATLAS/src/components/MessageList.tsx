@@ -30,10 +30,11 @@ const AT_END = 80;
 
 export function MessageList({ view, own, onOlder, onRetry }: MessageListProps): ReactNode {
   const list = useRef<HTMLDivElement>(null);
-  const place = useRef({ atEnd: true, fromEnd: 0 });
+  const content = useRef<HTMLDivElement>(null);
+  const place = useRef({ atEnd: true, fromEnd: 0, top: 0 });
   const { entries, more, loaded } = view;
   const elsewhere = useMemo(() => misplaced(entries), [entries]);
-  const days = useMemo(() => daysOf(entries), [entries]);
+  const lines = useMemo(() => linesOf(entries), [entries]);
 
   // Stay at the end while the reader is there; stay where the reader is when history comes above.
   useLayoutEffect(() => {
@@ -44,14 +45,15 @@ export function MessageList({ view, own, onOlder, onRetry }: MessageListProps): 
     else if (shown.scrollTop === 0) shown.scrollTop = shown.scrollHeight - fromEnd;
   }, [entries]);
 
-  // And when the list gets another size: a keyboard comes up, a window is turned.
+  // And when the list, or what is in it, gets another size: a keyboard comes up, a window is turned.
   useEffect(() => {
-    const shown = list.current;
-    if (shown === null) return;
+    const [shown, inside] = [list.current, content.current];
+    if (shown === null || inside === null) return;
     const observer = new ResizeObserver(() => {
       if (place.current.atEnd) shown.scrollTop = shown.scrollHeight;
     });
     observer.observe(shown);
+    observer.observe(inside);
     return () => {
       observer.disconnect();
     };
@@ -70,28 +72,33 @@ export function MessageList({ view, own, onOlder, onRetry }: MessageListProps): 
         aria-live="off"
         aria-label="Messages"
         onScroll={({ currentTarget }) => {
-          const { scrollHeight, scrollTop, clientHeight } = currentTarget;
-          const fromEnd = scrollHeight - scrollTop;
-          place.current = { atEnd: fromEnd - clientHeight < AT_END, fromEnd };
+          const { scrollHeight, scrollTop: top, clientHeight } = currentTarget;
+          const fromEnd = scrollHeight - top;
+          // Who was at the end leaves it by going up, not by what grows below.
+          const stays = place.current.atEnd && top >= place.current.top;
+          place.current = { atEnd: stays || fromEnd - clientHeight < AT_END, fromEnd, top };
         }}
       >
-        {more && <Older onOlder={onOlder} wanted={() => !place.current.atEnd} />}
-        {entries.length === 0 && (
-          <p className={styles["empty"]}>
-            No messages yet. What you write is encrypted in this browser; the server only sees that
-            you wrote, and when.
-          </p>
-        )}
-        {entries.map((entry, index) => (
-          <Line
-            key={entry.id}
-            entry={entry}
-            day={days[index] ?? null}
-            own={own}
-            notice={elsewhere.has(entry.id) ? MISPLACED : continuityText(entry)}
-            onRetry={onRetry}
-          />
-        ))}
+        <div ref={content} className={styles["content"]}>
+          {more && <Older onOlder={onOlder} wanted={() => !place.current.atEnd} />}
+          {entries.length === 0 && (
+            <p className={styles["empty"]}>
+              No messages yet. What you write is encrypted in this browser. The server sees that you
+              wrote, to whom, when, and how much.
+            </p>
+          )}
+          {lines.map(({ entry, count, day }) => (
+            <Line
+              key={entry.id}
+              entry={entry}
+              count={count}
+              day={day}
+              own={own}
+              notice={elsewhere.has(entry.id) ? MISPLACED : continuityText(entry)}
+              onRetry={onRetry}
+            />
+          ))}
+        </div>
       </div>
       <Spoken view={view} />
     </>
@@ -160,19 +167,25 @@ function Spoken({ view }: { readonly view: ConversationView }): ReactNode {
   );
 }
 
-interface LineProps {
+interface ShownLine {
   readonly entry: ChatEntry;
+  /** How many entries it stands for: `entry` is the first of them. */
+  readonly count: number;
   /** The day that begins with it; null when it is that of the line before. */
   readonly day: string | null;
+}
+
+interface LineProps extends ShownLine {
   readonly own: string;
   readonly notice: string | null;
   readonly onRetry: (entry: ChatEntry) => Promise<void>;
 }
 
-const Line = memo(function Line({ entry, day, own, notice, onRetry }: LineProps): ReactNode {
+const Line = memo(function Line(props: LineProps): ReactNode {
+  const { entry, count, day, own, notice, onRetry } = props;
   const { direction, text, state, problem, device } = entry;
   const hidden = problem !== null && state !== "failed";
-  const kind = hidden ? "hidden" : direction;
+  const kind = hidden ? (problem === NOT_FOR_US ? "foreign" : "hidden") : direction;
   const time = timeOf(entry);
   const retrying = useAttempt();
   return (
@@ -185,7 +198,7 @@ const Line = memo(function Line({ entry, day, own, notice, onRetry }: LineProps)
       {notice !== null && <p className={styles["notice"]}>{notice}</p>}
       <article className={`${styles["line"] ?? ""} ${styles[kind] ?? ""}`}>
         <p className={styles["text"]} dir="auto">
-          {hidden ? whyNotShown(problem) : text}
+          {hidden ? whyNotShown(problem, count) : text}
         </p>
         <footer className={styles["foot"]}>
           {time === null ? (
@@ -224,14 +237,27 @@ const Line = memo(function Line({ entry, day, own, notice, onRetry }: LineProps)
 const DAY = new Intl.DateTimeFormat(undefined, { dateStyle: "full" });
 const TIME = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
 
-/** For each entry the day that begins with it, or null. What has no time is of the day before it. */
-function daysOf(entries: readonly ChatEntry[]): readonly (string | null)[] {
+/** What a device is given that was not one yet, or no longer was one, when it was written. */
+const NOT_FOR_US = "not_addressed";
+
+/**
+ * The lines for `entries`. What was not encrypted for this device, and stands together, is one line: a
+ * device that joins late would show little else. What has no time is of the day before it.
+ */
+function linesOf(entries: readonly ChatEntry[]): readonly ShownLine[] {
+  const lines: ShownLine[] = [];
   let last = "";
-  return entries.map((entry) => {
+  for (const entry of entries) {
+    const before = lines.at(-1);
+    if (entry.problem === NOT_FOR_US && before?.entry.problem === NOT_FOR_US) {
+      lines[lines.length - 1] = { ...before, count: before.count + 1 };
+      continue;
+    }
     const time = timeOf(entry);
-    const day = time === null ? last : new Date(time * 1000).toDateString();
-    if (time === null || day === last) return null;
-    last = day;
-    return DAY.format(time * 1000);
-  });
+    const date = time === null ? last : new Date(time * 1000).toDateString();
+    const day = time === null || date === last ? null : DAY.format(time * 1000);
+    last = date;
+    lines.push({ entry, count: 1, day });
+  }
+  return lines;
 }

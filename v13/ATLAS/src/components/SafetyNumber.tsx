@@ -59,14 +59,18 @@ export function SafetyNumber({ session, peer, changed, onClose }: SafetyNumberPr
 
   return (
     <Dialog title="Safety number" onClose={onClose}>
-      <p>
-        Compare this number with {shortWallet(peer)} over another channel: in person, or by a call.
-        When it is the same on both sides, nobody is in between.
-      </p>
       {found === null && <p role="status">Asking the key directory…</p>}
-      {found !== null && "problem" in found && <p role="alert">{found.problem}</p>}
+      {found !== null && "problem" in found && (
+        <p className={theme["problem"]} role="alert">
+          {found.problem}
+        </p>
+      )}
       {found !== null && "number" in found && (
         <>
+          <p>
+            Compare this number with {shortWallet(peer)} over another channel: in person, or by a
+            call. When it is the same on both sides, nobody is in between.
+          </p>
           <p className={styles["digits"]} data-testid="safety-number">
             {grouped(found.number)}
           </p>
@@ -83,7 +87,11 @@ export function SafetyNumber({ session, peer, changed, onClose }: SafetyNumberPr
               I have compared it: accept
             </button>
           )}
-          {accepting.problem !== null && <p role="alert">It was not accepted. {accepting.problem}</p>}
+          {accepting.problem !== null && (
+            <p className={theme["problem"]} role="alert">
+              It was not accepted. {accepting.problem}
+            </p>
+          )}
         </>
       )}
     </Dialog>

@@ -16,9 +16,9 @@ const WHY_NOT_SHOWN: Words = {
 };
 
 const WHY_NOT_SENT: Words = {
-  bad_signature: "the server did not accept this device's signature. Reload this page",
+  bad_signature: "the server did not accept this device’s signature. Reload this page",
   identity_changed: "the safety number has changed",
-  unknown_device: "this device's keys no longer count. Reload this page",
+  unknown_device: "this device’s keys no longer count. Reload this page",
   not_a_member: "the server does not let you write here",
   message_too_large: "it is too long",
   invalid_message: "the server could not read it",
@@ -33,7 +33,7 @@ const PROBLEMS: Words = {
   not_certified: "This wallet has not set up secure chat, so nothing can be encrypted for it yet.",
   refused: "There is no device to encrypt to.",
   content_too_large: "The message is too long.",
-  state_rolled_back: "This browser's keys are an old copy. Nothing is sent until you begin again.",
+  state_rolled_back: "This browser’s keys are an old copy. Nothing is sent until you begin again.",
   state_unreadable: "What this browser has kept cannot be read.",
   storage: "The browser could not keep a message. Make room for it, then reload this page.",
   device_revoked: REVOKED,
@@ -46,8 +46,9 @@ const PROBLEMS: Words = {
   rate_limited: "Too many requests. Wait a moment, then try again.",
 };
 
-/** Why an entry is not shown. */
-export function whyNotShown(code: string): string {
+/** Why an entry, or `count` of them, is not shown. */
+export function whyNotShown(code: string, count = 1): string {
+  if (count > 1) return `${count} messages were not encrypted for this device.`;
   return WHY_NOT_SHOWN[code] ?? `A message that could not be verified (${code}). It is not shown.`;
 }
 

@@ -9,6 +9,7 @@ import {
 } from "react";
 
 import { ChatWindow } from "../components/ChatWindow";
+import { Copy } from "../components/Copy";
 import { Inbox } from "../components/Inbox";
 import { SecureChatProvider } from "../components/SecureChatProvider";
 import theme from "../components/theme.module.css";
@@ -74,7 +75,11 @@ function Welcome({ problem, onEnter, onFailure }: WelcomeProps): ReactNode {
   return (
     <main className={`${theme["theme"] ?? ""} ${styles["welcome"] ?? ""}`}>
       <h1>ATLAS secure chat</h1>
-      {problem !== null && <p role="alert">{problem}</p>}
+      {problem !== null && (
+        <p className={theme["problem"]} role="alert">
+          {problem}
+        </p>
+      )}
       {injectedWallet() !== null && (
         <button
           type="button"
@@ -153,7 +158,8 @@ function Chats({ account, token, onToken, onFailure }: ChatsProps): ReactNode {
         <header className={styles["head"]}>
           <h1 className={styles["title"]}>ATLAS secure chat</h1>
           <p className={styles["own"]}>
-            You are <code data-testid="own-wallet">{account.wallet}</code>
+            You are <code data-testid="own-wallet">{account.wallet}</code>{" "}
+            <Copy text={account.wallet} what="address" />
           </p>
           {account.throwAway && (
             <p className={styles["throwAway"]}>
@@ -169,6 +175,7 @@ function Chats({ account, token, onToken, onFailure }: ChatsProps): ReactNode {
           <Inbox
             token={token}
             currentUserWallet={account.wallet}
+            openPeerWallet={peer}
             onOpenChat={(wallet) => {
               location.hash = wallet;
             }}

@@ -116,6 +116,60 @@ test("the end stays in sight when the list gets smaller, and where the reader is
   expect(fromEnd()).toBeGreaterThan(200);
 });
 
+test("who is at the end stays there when lines get higher; who goes up does not", async () => {
+  const list = (): HTMLElement => place.firstElementChild as HTMLElement;
+  const fromEnd = (): number => list().scrollHeight - list().scrollTop - list().clientHeight;
+  const scrolled = (): void => {
+    list().dispatchEvent(new Event("scroll", { bubbles: true }));
+  };
+  const frames = async (): Promise<void> => {
+    for (let at = 0; at < 3; at++) await new Promise((resolve) => requestAnimationFrame(resolve));
+  };
+  const grow = (): void => {
+    for (const line of place.querySelectorAll("article")) line.style.minBlockSize = "9rem";
+  };
+  Object.assign(place.style, { display: "flex", flexDirection: "column", height: "400px" });
+  show(Array.from({ length: 40 }, (_, at) => entry({ seq: at + 1 })));
+  await frames(); // only what has been drawn can grow
+  scrolled();
+  grow();
+  // What the browser does itself is told as if the reader had done it.
+  expect(fromEnd()).toBeGreaterThan(200);
+  scrolled();
+  await frames();
+  expect(fromEnd()).toBeLessThan(2);
+  list().scrollTop -= 300;
+  scrolled();
+  place.style.height = "500px";
+  await waitUntil(() => list().clientHeight > 450);
+  await frames();
+  expect(fromEnd()).toBeGreaterThan(100);
+});
+
+test("messages that were not for this device stand in one line, with how many they are", () => {
+  const day = 24 * 3600;
+  const foreign = (seq: number, committed: number): ChatEntry =>
+    entry({ seq, committed, text: "", problem: "not_addressed" });
+  show([
+    foreign(1, LEDGER),
+    foreign(2, LEDGER),
+    foreign(3, LEDGER + day),
+    entry({ seq: 4, committed: LEDGER + day }),
+    foreign(5, LEDGER + day),
+    entry({ seq: 6, committed: LEDGER + day, text: "", problem: "bad_signature" }),
+    entry({ seq: 7, committed: LEDGER + day, text: "", problem: "bad_signature" }),
+  ]);
+  expect(shown("article > p")).toEqual([
+    "3 messages were not encrypted for this device.",
+    "message 4",
+    "This message was not encrypted for this device.",
+    "A message that could not be verified (bad_signature). It is not shown.",
+    "A message that could not be verified (bad_signature). It is not shown.",
+  ]);
+  // The day that begins among them is told with what follows.
+  expect(shown("[data-day]")).toHaveLength(2);
+});
+
 function button(name: string): HTMLButtonElement {
   const found = [...place.querySelectorAll("button")].find((one) => one.textContent === name);
   if (found === undefined) throw new Error(`there is no button: ${name}`);

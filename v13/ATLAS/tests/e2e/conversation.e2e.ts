@@ -78,7 +78,7 @@ test("what is written offline says so, survives a reload, and goes out in its or
   await alice.say("online");
   await carol.sees("online");
   await alice.context.setOffline(true);
-  await alice.page.getByText("You are offline.").waitFor();
+  await alice.page.getByText("There is no connection to the server.").waitFor();
   await alice.write("offline one");
   await alice.line("offline one", "Sending").waitFor();
   await alice.write("offline two");
@@ -204,11 +204,29 @@ test("a second browser of a wallet joins by request and answer, and both read fr
   expect(await second.page.locator("output").allTextContents()).toEqual([request]);
   await second.screenshot("a-further-device");
   expect(await second.inaccessible()).toEqual([]);
+  await second.context.grantPermissions(["clipboard-read", "clipboard-write"]);
+  await gate.getByRole("button", { name: "Copy the request" }).click();
+  await gate.getByText("Copied.").waitFor();
+  expect(await second.page.evaluate(() => navigator.clipboard.readText())).toBe(request);
+  // In a low window all of it can be come to.
+  await second.page.setViewportSize({ width: 360, height: 480 });
+  await gate.getByText("The other device is lost").click();
+  await gate.getByText("1. Copy this").hover();
+  const last = gate.getByRole("button", { name: "Begin anew" });
+  const isInSight = (): Promise<boolean> =>
+    last.evaluate((button) => {
+      const { bottom } = button.getBoundingClientRect();
+      return bottom <= innerHeight;
+    });
+  expect(await isInSight()).toBe(false);
+  await second.page.mouse.wheel(0, 2000);
+  await second.until(isInSight, "the last of the gate is in sight");
+  await second.page.setViewportSize({ width: 1280, height: 720 });
 
   const dialog = await devicesOf(alice);
   await dialog.getByRole("textbox").fill("not a request");
   await dialog.getByRole("button", { name: "Make the answer" }).click();
-  await dialog.getByText("This is not a device's request.").waitFor();
+  await dialog.getByText("This is not a device’s request.").waitFor();
   const answer = await answerTo(request, dialog);
   const another = await answerTo(await requestOf(third), dialog);
   await alice.page.keyboard.press("Escape");
@@ -237,6 +255,7 @@ test("a second browser of a wallet joins by request and answer, and both read fr
   await alice.sees("from the second browser");
   // What was written before was not encrypted for it, and says so.
   expect(await second.line("before the second browser").count()).toBe(0);
+  expect(await second.line("not encrypted for this device").count()).toBe(1);
 });
 
 test("renewed keys: the other side is told, the device left behind says so and is let in again", async () => {

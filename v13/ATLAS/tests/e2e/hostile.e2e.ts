@@ -60,7 +60,7 @@ test("A4: a message in another place than its sender gave it shows as such", asy
   // The false places are beyond the ledger's end: at the next connection all is asked for again.
   between.deliver = (frame) => [frame];
   await alice.context.setOffline(true);
-  await alice.page.getByText("You are offline.").waitFor();
+  await alice.page.getByText("There is no connection to the server.").waitFor();
   await cast.say(alice, "while a false place was believed");
   await alice.context.setOffline(false);
   await alice.sees("while a false place was believed");

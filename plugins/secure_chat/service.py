@@ -35,7 +35,6 @@ from plugins.secure_chat.core.records import EventDraft, Receipt
 from plugins.secure_chat.core.sequence import Duplicate, Logged, Stream, decide
 from plugins.secure_chat.errors import (
     Code,
-    DatabaseTaken,
     LedgerUnavailable,
     NotAMember,
     NotStored,
@@ -43,8 +42,9 @@ from plugins.secure_chat.errors import (
     Refusal,
 )
 from plugins.secure_chat.hub import Hub, Outbox
-from plugins.secure_chat.ledger.port import Alongside, Ledger
+from plugins.secure_chat.ledger.port import Ledger
 from plugins.secure_chat.mailbox.store import Mailbox, Stored, Waiting
+from plugins.secure_chat.mailbox.writer import MailboxWriter
 from plugins.secure_chat.metrics import Metrics
 
 log: Final = logging.getLogger(__name__)
@@ -135,8 +135,9 @@ class _Group:
     drafts: list[EventDraft] = field(default_factory=list)
     last_seqs: dict[Stream, int] = field(default_factory=dict)  # after the fresh ones
     stored: list[Stored] = field(default_factory=list)  # once the receipts are known
-    not_stored: LedgerUnavailable | None = None
-    commit: asyncio.Task[list[Receipt]] | None = None  # None when nothing is fresh
+    storing: asyncio.Future[None] | None = None  # into the mailbox, beside the commit
+    commit: asyncio.Future[list[Receipt]] | None = None  # None when nothing is fresh
+    begun: float = 0.0  # the commit, by the monotonic clock
 
     _places: dict[tuple[Stream, int], int] = field(default_factory=dict)
 
@@ -188,7 +189,7 @@ class ChatService:
         self._under_way = 0  # groups that are not settled
         self._failures = 0  # of groups: what was decided before one is not decided on top of it
         self._budgets = Budgets(rate, burst)
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="mailbox-writer")
+        self._writer = MailboxWriter(mailbox, taken=self._stop_ledger)
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="mailbox-reader")
         self._tasks: list[asyncio.Task[None]] = []
         self._mending: asyncio.Task[None] | None = None
@@ -227,7 +228,7 @@ class ChatService:
                 await self.write(lambda: self.mailbox.set_checkpoint(checkpoint))
             except LedgerUnavailable as error:
                 log.warning("mailbox.checkpoint_not_saved reason=%s", error.detail)
-        self._writer.shutdown()
+        await self._writer.close()
         self._readers.shutdown()
 
     async def drained(self) -> None:
@@ -348,16 +349,11 @@ class ChatService:
 
         A database that another server has written to stops the ledger.
         """
-        return asyncio.get_running_loop().run_in_executor(self._writer, self._change, change)
+        return self._writer.change(change)
 
-    def _change(self, change: Callable[[], T]) -> T:
-        """In the writer's thread."""
-        try:
-            return change()
-        except DatabaseTaken as taken:
-            if self.ledger.stopped is None:
-                self.ledger.stop(taken.detail)
-            raise
+    def _stop_ledger(self, why: str) -> None:
+        if self.ledger.stopped is None:
+            self.ledger.stop(why)
 
     async def expire(self, older_than: datetime) -> int:
         """Drop ciphertext that the ledger dates before ``older_than``; how many messages."""
@@ -429,17 +425,12 @@ class ChatService:
 
     async def _commit_event(self, event: _Event) -> Receipt:
         draft = event.decide()
-        not_stored: LedgerUnavailable | None = None
+        storing: asyncio.Future[None] | None = None
 
-        def alongside(receipts: list[Receipt]) -> Awaitable[None]:
-            def store() -> None:
-                nonlocal not_stored
-                try:
-                    self._change(partial(event.store, receipts[0]))
-                except Exception as error:  # noqa: BLE001 (it is mended)
-                    not_stored = _not_stored(error)
-
-            return self.write(store)
+        def alongside(receipts: list[Receipt]) -> asyncio.Future[None]:
+            nonlocal storing
+            storing = self._writer.change(partial(event.store, receipts[0]))
+            return storing
 
         try:
             (receipt,) = await self.ledger.commit([draft], alongside)
@@ -449,6 +440,7 @@ class ChatService:
             raise
         # crash point: committed, not applied; who applies it does so again at start
         self._tell_observers([draft], [receipt])
+        not_stored = _why_not_stored(storing)
         if not_stored is not None:
             self._unstored_event = (event, receipt)
             self._mend_soon()
@@ -572,7 +564,7 @@ class ChatService:
         self._last_seq.update(group.last_seqs)
         self._undurable.append(group)
 
-        def alongside(receipts: list[Receipt]) -> Awaitable[None]:
+        def alongside(receipts: list[Receipt]) -> asyncio.Future[None]:
             try:
                 for (item, _), receipt in zip(group.fresh, receipts, strict=True):
                     envelope = item.envelope
@@ -583,22 +575,11 @@ class ChatService:
                 self.ledger.stop("a group failed inside; restart to recover")
                 raise
             committed = self.ledger.checkpoint.head.position
+            group.storing = self._writer.store(group.stored, committed=committed)
+            return group.storing
 
-            def store() -> None:
-                try:
-                    self._change(partial(self.mailbox.store, group.stored, committed=committed))
-                except Exception as error:  # noqa: BLE001 (it is mended)
-                    group.not_stored = _not_stored(error)
-
-            return self.write(store)
-
-        group.commit = asyncio.create_task(self._timed_commit(group.drafts, alongside))
-
-    async def _timed_commit(self, drafts: list[EventDraft], alongside: Alongside) -> list[Receipt]:
-        started = self._monotonic()
-        receipts = await self.ledger.commit(drafts, alongside)
-        self.metrics.committed(len(receipts), self._monotonic() - started)
-        return receipts
+        group.begun = self._monotonic()
+        group.commit = asyncio.ensure_future(self.ledger.commit(group.drafts, alongside))
 
     async def _finish(self, group: _Group) -> None:
         """Wait until ``group`` is durable; then deliver it and acknowledge it."""
@@ -609,6 +590,7 @@ class ChatService:
                 self._forget(group)
                 group.refuse(error)
             else:
+                self.metrics.committed(len(receipts), self._monotonic() - group.begun)
                 # crash point: committed, not delivered; a retry gets these receipts
                 self._tell_observers(group.drafts, receipts)
                 self._show(group, receipts)
@@ -626,15 +608,16 @@ class ChatService:
 
     def _show(self, group: _Group, receipts: list[Receipt]) -> None:
         """Deliver and acknowledge a committed group, unless its ciphertext is not safe."""
-        if group.not_stored is None and self._unstored:
-            group.not_stored = LedgerUnavailable("the mailbox is being mended; resend", 1.0)
-        if group.not_stored is not None:
+        not_stored = _why_not_stored(group.storing)
+        if not_stored is None and self._unstored:
+            not_stored = LedgerUnavailable("the mailbox is being mended; resend", 1.0)
+        if not_stored is not None:
             # Logged, but the ciphertext is not safe, or that before it. No ACK, and nothing else is
             # decided before the mailbox has it; after a crash the retry brings it again.
             self._unstored += group.stored
             self._forget(group)
             self._mend_soon()
-            group.refuse(group.not_stored)
+            group.refuse(not_stored)
             return
         self._settled(group)
         self.delivered_position = receipts[-1].position
@@ -728,7 +711,13 @@ class ChatService:
             log.warning("mailbox.checkpoint_not_saved reason=%s", error.detail)
 
 
-def _not_stored(error: Exception) -> LedgerUnavailable:
+def _why_not_stored(storing: asyncio.Future[None] | None) -> LedgerUnavailable | None:
+    """Why what was written beside a commit, which is over, is not in the mailbox."""
+    error = None if storing is None else storing.exception()
+    return None if error is None else _not_stored(error)
+
+
+def _not_stored(error: BaseException) -> LedgerUnavailable:
     """Why the mailbox was not written. A defect is no other reason: what is logged is logged."""
     if isinstance(error, LedgerUnavailable):
         return error

@@ -118,6 +118,16 @@ class Server:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return 1024 * int(status.split("VmRSS:")[1].split()[0])
 
+    def row_writers(self) -> list[int]:
+        """The processes of its own that write rows of messages: one, once many have come."""
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        pids = [pid for task in tasks for pid in (task / "children").read_text().split()]
+        return [
+            int(pid)
+            for pid in pids
+            if b"secure_chat.mailbox.rows" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+
     @asynccontextmanager
     async def socket(self, wallet: str, **options: Any) -> AsyncIterator[ClientConnection]:
         """A connection that has had its READY."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import random
+import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -247,4 +250,30 @@ async def test_f10_sigterm_under_load_loses_nothing_and_says_restart(tmp_path: P
                 for seq in sender.unanswered:
                     sender.promised(await send(connection, sender.sent[seq]))
         assert server.terminate() == 0
+    check_ledger(data / LEDGER, senders)
+
+
+async def test_f1_a_killed_writer_of_rows_costs_no_message(tmp_path: Path) -> None:
+    """Messages in numbers are stored by a process of the server's: it is killed meanwhile."""
+    data = tmp_path / "data"
+    senders = [Sender(f"sender{n}", "recipient") for n in range(4)]
+    killed: list[int] = []
+
+    def kill_writer_and_drain(server: Server) -> None:
+        killed.extend(server.row_writers())
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        assert server.terminate() == 0
+
+    with Server(data) as server:
+        await load_until(server, senders, 1000, partial(kill_writer_and_drain, server))
+        assert len(killed) == 1
+    with Server(data) as server:
+        async with server.socket("recipient") as connection:
+            replayed, resumed = await resume(connection)
+    assert resumed["complete"]
+    hashes = [message["hash"] for message in replayed]
+    assert hashes == [record["metadata"]["hash"] for record in ledger_messages(data / LEDGER)]
+    for sender in senders:
+        assert {json.loads(sender.sent[seq])["hash"] for seq in sender.acked} <= set(hashes)
     check_ledger(data / LEDGER, senders)

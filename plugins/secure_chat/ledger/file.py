@@ -28,6 +28,11 @@ class WriterLock:
         self._fd = _open(ledger.with_name(ledger.name + ".lock"))
         _lock(self._fd)
 
+    @property
+    def descriptor(self) -> int:
+        """A process that inherits it holds the lock too, until both have ended or let go."""
+        return self._fd
+
     def release(self) -> None:
         os.close(self._fd)
 

@@ -78,7 +78,7 @@ class HostLedger:
                 raise OutcomeUnknown(self._stopped) from error
         for observer in self._observers:
             observer()
-        await alongside(receipts)
+        await asyncio.wait((alongside(receipts),))
         return receipts
 
     def observe(self, observer: Callable[[], None]) -> None:

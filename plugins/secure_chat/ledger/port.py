@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
@@ -10,7 +11,7 @@ from typing import Final, Protocol
 from plugins.secure_chat.core.records import EventDraft, Head, Receipt
 from plugins.secure_chat.ledger.journal import Checkpoint, Journal
 
-Alongside = Callable[[list[Receipt]], Awaitable[None]]
+Alongside = Callable[[list[Receipt]], asyncio.Future[None]]
 
 
 class Ledger(Protocol):
@@ -32,14 +33,16 @@ class Ledger(Protocol):
     def stopped(self) -> str | None:
         """Why nothing can be committed any more, or None."""
 
-    async def commit(self, drafts: Sequence[EventDraft], alongside: Alongside) -> list[Receipt]:
-        """Append ``drafts`` in order, durable on return.
+    def commit(
+        self, drafts: Sequence[EventDraft], alongside: Alongside
+    ) -> Awaitable[list[Receipt]]:
+        """Begin to append ``drafts`` in order; awaited, it gives their receipts when durable.
 
         ``alongside`` is called with the receipts as soon as they are known, before or after the
-        sync, and begins what it gives to await; commit returns when both are done.
+        sync, and begins something; the receipts come when that has ended too, however it has.
 
-        Raises LedgerUnavailable: nothing was appended; or OutcomeUnknown, after which ``stopped``
-        says why.
+        Raises, when awaited, LedgerUnavailable: nothing was appended; or OutcomeUnknown, after
+        which ``stopped`` says why.
         """
 
     def stop(self, why: str) -> None:
@@ -79,14 +82,37 @@ class JournalLedger:
     def stopped(self) -> str | None:
         return self.journal.stopped
 
-    async def commit(self, drafts: Sequence[EventDraft], alongside: Alongside) -> list[Receipt]:
-        staged = self.journal.stage(drafts)
-        beside = alongside(staged.receipts)
+    def commit(
+        self, drafts: Sequence[EventDraft], alongside: Alongside
+    ) -> Awaitable[list[Receipt]]:
+        loop = asyncio.get_running_loop()
+        committed: asyncio.Future[list[Receipt]] = loop.create_future()
         try:
-            await asyncio.wrap_future(staged.durable)
-        finally:
-            await beside
-        return staged.receipts
+            staged = self.journal.stage(drafts)
+            beside = alongside(staged.receipts)
+        except Exception as error:  # noqa: BLE001 (raised where it is awaited)
+            committed.set_exception(error)
+            return committed
+        under_way = 2
+
+        def end(_one: object = None) -> None:
+            nonlocal under_way
+            under_way -= 1
+            if under_way or committed.done():
+                return
+            error = staged.durable.exception()
+            if error is None:
+                committed.set_result(staged.receipts)
+            else:
+                committed.set_exception(error)
+
+        def end_in_loop(_durable: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits
+                loop.call_soon_threadsafe(end)
+
+        beside.add_done_callback(end)
+        staged.durable.add_done_callback(end_in_loop)
+        return committed
 
     def stop(self, why: str) -> None:
         self.journal.stop(why)

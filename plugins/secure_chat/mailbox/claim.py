@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -25,6 +26,7 @@ from plugins.secure_chat.errors import (
 from plugins.secure_chat.ledger.file import WriterLock
 from plugins.secure_chat.mailbox.tables import database_claim
 
+LEFT_SECONDS: Final = 2.0  # that a server which was killed may still write
 _LOCK: Final = 0x61746C6174  # PostgreSQL's advisory lock, beside that of upgrades
 _IN_USE: Final = (
     "another server or `secure-chat migrate` uses this database: stop it, or give each ledger its "
@@ -46,6 +48,10 @@ class Claim(Protocol):
 
     def release(self) -> None: ...
 
+    @property
+    def descriptors(self) -> Sequence[int]:
+        """What a process inherits that is to hold it too."""
+
 
 def claim(engine: Engine) -> Claim:
     """Raises DatabaseUnusable when another process has it."""
@@ -59,7 +65,7 @@ class FileClaim:
         assert engine.url.database is not None  # noqa: S101 (engine_at gave it)
         self._engine = engine
         try:
-            self._lock = WriterLock(Path(engine.url.database).resolve())  # whatever leads there
+            self._lock = _locked(Path(engine.url.database).resolve())  # whatever leads there
         except LedgerLocked:
             raise DatabaseUnusable(_IN_USE) from None
         except LedgerUnusable as error:
@@ -76,6 +82,22 @@ class FileClaim:
 
     def release(self) -> None:
         self._lock.release()
+
+    @property
+    def descriptors(self) -> Sequence[int]:
+        return (self._lock.descriptor,)
+
+
+def _locked(database: Path) -> WriterLock:
+    """Wait for the process of ``rows.py`` that a killed server left: it ends in a moment."""
+    until = time.monotonic() + LEFT_SECONDS
+    while True:
+        try:
+            return WriterLock(database)
+        except LedgerLocked:
+            if time.monotonic() > until:
+                raise
+            time.sleep(LEFT_SECONDS / 100)
 
 
 class SessionClaim:
@@ -123,6 +145,10 @@ class SessionClaim:
 
     def release(self) -> None:
         self._session.close()
+
+    @property
+    def descriptors(self) -> Sequence[int]:
+        return ()  # a session is one process's
 
     def _take_again(self) -> None:
         self._session.close()

@@ -12,7 +12,12 @@ from sqlalchemy.exc import ArgumentError
 from plugins.secure_chat.errors import ConfigurationError
 
 FILE_NAME: Final = "mailbox.sqlite"
-_PRAGMAS: Final = ("busy_timeout=5000", "journal_mode=WAL", "synchronous=FULL")
+PREPARE_SQLITE: Final = (
+    "PRAGMA busy_timeout=5000",
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA synchronous=FULL",
+)
+"""What every connection to an SQLite file begins with, in whichever process."""
 
 
 def database(url: str, data_dir: Path) -> Engine:
@@ -64,5 +69,5 @@ def engine_for(url: str) -> Engine:
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
-    for pragma in _PRAGMAS:
-        connection.execute(f"PRAGMA {pragma}")
+    for statement in PREPARE_SQLITE:
+        connection.execute(statement)

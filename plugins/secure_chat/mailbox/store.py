@@ -43,7 +43,8 @@ from plugins.secure_chat.errors import LedgerUnavailable, NotAMember
 from plugins.secure_chat.ledger.journal import START, Checkpoint
 from plugins.secure_chat.legacy import stages
 from plugins.secure_chat.mailbox.claim import Claim, claim
-from plugins.secure_chat.mailbox.engine import engine_at
+from plugins.secure_chat.mailbox.engine import PREPARE_SQLITE, engine_at
+from plugins.secure_chat.mailbox.rows import Setup, request
 from plugins.secure_chat.mailbox.tables import (
     identity_events,
     ledger_committed,
@@ -57,6 +58,7 @@ from plugins.secure_chat.threads import index
 from plugins.secure_chat.threads.tables import thread_members
 
 PAGE: Final = 200
+MAX_ROWS_BYTES: Final = 4 << 20  # of ciphertext in a request to the process that writes rows
 INDEXED_EVENTS: Final = frozenset((THREAD, LEGACY_MESSAGE, STAGE))
 
 _CLEAR: Final = delete(messages).where(
@@ -132,13 +134,23 @@ class Statement:
             self._places = [names.index(name) for name in compiled.positiontup]
         self._as_they_are = self._places == list(range(len(names)))
 
+    @property
+    def sql(self) -> str:
+        """As the driver takes it."""
+        return self._sql
+
+    def placed(self, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """``rows`` with the values in the driver's places; not for a driver that names them."""
+        assert self._places is not None  # noqa: S101 (see above)
+        if self._as_they_are:
+            return rows
+        at = itemgetter(*self._places)
+        return [at(row) for row in rows]
+
     def execute(self, connection: Connection, rows: list[tuple[Any, ...]]) -> None:
         """Execute it once for each of ``rows``."""
-        if self._as_they_are:
-            connection.exec_driver_sql(self._sql, rows)
-        elif self._places is not None:
-            at = itemgetter(*self._places)
-            connection.exec_driver_sql(self._sql, [at(row) for row in rows])
+        if self._places is not None:
+            connection.exec_driver_sql(self._sql, self.placed(rows))
         else:
             named = [dict(zip(self._names, row, strict=True)) for row in rows]
             connection.exec_driver_sql(self._sql, named)
@@ -205,6 +217,44 @@ class Mailbox:
             ids = self._store(connection, batch, self._stream_ids)
             self._vouch.execute(connection, [(committed,)])
         self._stream_ids.update(ids)
+
+    def row_setup(self) -> tuple[str, bytes, Sequence[int]] | None:
+        """For a process that writes rows: the database, its first request, and what to inherit.
+
+        None when this database has no such process.
+        """
+        if self._engine.dialect.name != "sqlite":
+            return None
+        statements = (self._advance.sql, self._insert.sql, self._vouch.sql)
+        claim = () if self._claim is None else self._claim.descriptors
+        assert self._engine.url.database is not None  # noqa: S101 (engine_at gave it)
+        return self._engine.url.database, request(Setup(PREPARE_SQLITE, statements)), claim
+
+    def rows(self, batch: Sequence[Stored], *, committed: int) -> bytes | None:
+        """What ``store`` would write, as a request to that process; the caller has it written.
+
+        None when more is to be done than to add rows to streams that are known, or for too much.
+        """
+        if (
+            batch[0].receipt.position <= self._highest
+            or sum([message.size for message in batch]) > MAX_ROWS_BYTES
+        ):
+            return None
+        ends: dict[Stream, Stored] = {message.stream: message for message in batch}
+        advanced: list[tuple[Any, ...]] = []
+        for stream, end in ends.items():
+            stream_id = self._stream_ids.get(stream)
+            if stream_id is None or is_thread(stream.recipient):
+                return None
+            advanced.append((stream_id, end.seq, end.receipt.position))
+        self._highest = batch[-1].receipt.position
+        return request(
+            [
+                self._advance.placed(advanced),
+                self._insert.placed(_message_rows(batch, self._stream_ids)),
+                self._vouch.placed([(committed,)]),
+            ]
+        )
 
     def store_identity_event(self, event: StoredIdentityEvent) -> None:
         """Index an IDENTITY event durably; a row that stands at its position is replaced."""
@@ -623,23 +673,25 @@ class Mailbox:
         index.add_messages(
             connection, [_of_thread(m) for m in batch if is_thread(m.stream.recipient)]
         )
-        self._insert.execute(
-            connection,
-            [
-                (
-                    message.receipt.position,
-                    ids[message.stream],
-                    message.seq,
-                    message.hash,
-                    message.receipt.event_id,
-                    message.receipt.event_hash,
-                    message.receipt.timestamp,
-                    message.frame,
-                )
-                for message in batch
-            ],
-        )
+        self._insert.execute(connection, _message_rows(batch, ids))
         return ids
+
+
+def _message_rows(batch: Sequence[Stored], ids: Mapping[Stream, int]) -> list[tuple[Any, ...]]:
+    """In the order of the table's columns."""
+    return [
+        (
+            message.receipt.position,
+            ids[message.stream],
+            message.seq,
+            message.hash,
+            message.receipt.event_id,
+            message.receipt.event_hash,
+            message.receipt.timestamp,
+            message.frame,
+        )
+        for message in batch
+    ]
 
 
 def _is(stream: Stream) -> Any:

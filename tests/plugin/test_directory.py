@@ -549,19 +549,24 @@ def test_a_claim_gives_each_one_time_prekey_once_and_then_the_last_resort(
     assert stock == {"one_time": 0, "one_time_kem": 0}
 
 
-def test_a_wallet_is_told_when_a_claim_leaves_few_prekeys(server: ChatServer) -> None:
-    alice = Registrant(server, "phone", one_time=21).register()
+@pytest.mark.parametrize("kind", ["one_time", "one_time_kem"])
+def test_a_wallet_is_told_when_a_claim_leaves_few_prekeys(server: ChatServer, kind: str) -> None:
+    alice = Registrant(server, "phone", one_time=30)
+    alice.publish_identity()
+    alice.publish_device("phone")
+    whole = alice.publications[alice.certificates[0].id]
+    few = replace(whole, **{kind: getattr(whole, kind)[:21]}).encode()
+    published = alice.call("PUT", "/devices/phone/prekeys", publication=few)
+    assert published.json() == {"one_time": 30, "one_time_kem": 30, kind: 21}
     bob = Registrant(server)
     with server.peer(alice.id) as peer:
         bob.claim(alice.id, ["phone"])
         assert peer.silent()
         bob.claim(alice.id, ["phone"])
-        assert peer.receive() == {
-            "type": "PREKEYS_LOW",
-            "device": "phone",
-            "one_time": 19,
-            "one_time_kem": 19,
-        }
+        peer.send({"type": "PING"})
+        assert peer.until("PONG")[:-1] == [
+            {"type": "PREKEYS_LOW", "device": "phone", "one_time": 28, "one_time_kem": 28, kind: 19}
+        ]
 
 
 def test_what_the_directory_does_is_counted(tmp_path: Path) -> None:

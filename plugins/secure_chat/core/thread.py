@@ -83,8 +83,9 @@ def keyed_thread_id(key: str, wallet: str, members: Sequence[str]) -> str:
     """The id of the thread that ``wallet`` begins under a key of its own: the same at every try.
 
     Other members make another thread, so a key that is used again by mistake leads to no strangers.
+    Their order does not matter: a client may keep them as a set.
     """
-    parts = (key, wallet, *members)
+    parts = (key, wallet, *sorted(members))
     return f"thread_{labelled_hash(_KEY_LABEL, *(part.encode() for part in parts))[:32]}"
 
 

@@ -48,16 +48,20 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 def refused_start(data_dir: Path, *options: str, **settings: str) -> tuple[int, str]:
     """Start a server that must not start: its exit code, and what it wrote to stderr."""
-    done = subprocess.run(
+    with subprocess.Popen(
         command(data_dir, *options),
         env=environment(settings),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert "listening" not in done.stdout
-    return done.returncode, done.stderr
+    ) as process:
+        assert process.stdout is not None
+        started = "listening" in process.stdout.readline()
+        if started:
+            process.kill()
+        _, said = process.communicate(timeout=PATIENCE)
+    assert not started
+    return process.returncode, said
 
 
 class Server:

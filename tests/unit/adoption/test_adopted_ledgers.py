@@ -128,6 +128,20 @@ def test_a_tampered_ledger_is_refused_and_left_as_it_is(
     assert ledger.read_bytes() == path.read_bytes()
 
 
+@pytest.mark.parametrize("dialect", ["v1", "v7"])
+def test_a_ledger_whose_chain_holds_and_whose_messages_do_not_is_refused(
+    dialect: str, ledger: Path, export: Path
+) -> None:
+    """All that an audit finds, not only what the writer of the chain would."""
+    broken = Ledger().add_all(dialect, writers.conversation(dialect))
+    broken.add(dialect, writers.secure_message(2))  # its number was taken
+    ledger.write_bytes(broken.data)
+    with pytest.raises(LedgerBroken) as refused:
+        run(ledger, export)
+    assert refused.value.line == 7
+    assert ledger.read_bytes() == broken.data
+
+
 def test_an_empty_place_is_adopted_as_empty(ledger: Path, export: Path) -> None:
     outcome = run(ledger, export)
     assert outcome.adopted == Head(0, "0" * 64)

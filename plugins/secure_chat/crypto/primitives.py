@@ -78,7 +78,7 @@ def unseal(key: bytes, nonce: bytes, sealed: bytes, associated_data: bytes) -> b
     """Undo ``seal``; raises DecryptError when key, nonce, bytes or associated data differ."""
     try:
         return AESGCM(key).decrypt(nonce, sealed, associated_data)
-    except (InvalidTag, ValueError):
+    except InvalidTag:
         raise DecryptError("authentication failed") from None
 
 

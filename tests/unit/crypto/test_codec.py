@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from plugins.secure_chat.crypto import attachments, envelope
 from plugins.secure_chat.crypto.attachments import Attachment
-from plugins.secure_chat.crypto.codec import Reader, identifier, u32
+from plugins.secure_chat.crypto.codec import (
+    Reader,
+    identifier,
+    is_wallet,
+    u32,
+    wallet_bytes,
+    wallet_text,
+)
 from plugins.secure_chat.crypto.devices import Certificate, Revocation
 from plugins.secure_chat.crypto.envelope import Envelope
 from plugins.secure_chat.crypto.errors import CryptoError, DecodeError, PostQuantumMissing
@@ -67,6 +74,21 @@ def test_identifiers_that_the_wire_refuses_are_refused_here(text: str) -> None:
     raw = text.encode()[:255]
     with pytest.raises(DecodeError):
         Reader(bytes((len(raw),)) + raw).identifier()
+
+
+ADDRESS = "0x" + "ab" * 20
+
+
+@pytest.mark.parametrize(
+    "text",
+    [ADDRESS.upper(), "0x" + "AB" * 20, ADDRESS[:-1], ADDRESS + "a", ADDRESS + "\n", "ab" * 20],
+)
+def test_a_wallet_has_one_form(text: str) -> None:
+    assert is_wallet(ADDRESS)
+    assert wallet_text(wallet_bytes(ADDRESS)) == ADDRESS
+    assert not is_wallet(text)
+    with pytest.raises(DecodeError):
+        wallet_bytes(text)
 
 
 @given(st.binary(max_size=3000))

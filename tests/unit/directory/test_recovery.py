@@ -11,6 +11,7 @@ import pytest
 from plugins.secure_chat.core.directory_entry import DirectoryEntry
 from plugins.secure_chat.crypto.prekeys import Kind
 from plugins.secure_chat.directory.directory import MAX_HISTORY
+from plugins.secure_chat.directory.store import Stock
 from plugins.secure_chat.errors import InvalidMessage, LedgerUnavailable, UnknownDevice
 from plugins.secure_chat.ledger.journal import START
 from plugins.secure_chat.mailbox.store import Mailbox, StoredIdentityEvent
@@ -133,6 +134,42 @@ async def test_statements_lost_with_the_mailbox_are_said_and_come_back_without_a
         assert await chat.directory.listing(person.id) == whole
         assert chat.journal.head == head
         assert (await chat.service.send(envelope(person, "a", 1))).seq == 1
+
+
+async def test_prekeys_of_a_device_that_has_ended_are_dropped(tmp_path: Path) -> None:
+    person = person_of("a", "b")
+    first, second = (one.id.hex() for one in person.certificates)
+    async with opened(tmp_path) as chat:
+        await chat.register(person)
+        for name in ("a", "b"):
+            publication = person.devices[name].messenger.publish_prekeys(1)
+            await chat.directory.publish_prekeys(person.id, name, publication.encode())
+        person.revoke("b")
+        await chat.directory.revoke(person.id, person.revocations[0].encode())
+        left = [chat.store.stock(one) for one in (first, second)]
+        assert left == [Stock(1, 1), Stock(0, 0)]
+        person.renew(bless=True)
+        await chat.directory.publish_identity(person.id, person.identity.encode())
+        assert chat.store.stock(first) == Stock(0, 0)
+        assert chat.store.publication(first) is None
+
+
+async def test_a_device_whose_endorser_was_revoked_since_comes_back_too(tmp_path: Path) -> None:
+    person = person_of("a", "b")
+    async with opened(tmp_path) as chat:
+        await chat.register(person)
+        person.revoke("a")
+        await chat.directory.revoke(person.id, person.revocations[0].encode())
+        whole = await chat.directory.listing(person.id)
+    lose_mailbox(tmp_path)
+    async with opened(tmp_path) as chat:
+        await chat.directory.publish_identity(person.id, person.identity.encode())
+        for certificate in person.certificates:
+            again = await chat.directory.publish_device(person.id, certificate.encode())
+            assert not again.new
+        await chat.directory.revoke(person.id, person.revocations[0].encode())
+        assert await chat.directory.listing(person.id) == whole
+        assert (await chat.service.send(envelope(person, "b", 1))).seq == 1
 
 
 async def test_a_rotation_after_a_loss_needs_the_statement_before_it(tmp_path: Path) -> None:

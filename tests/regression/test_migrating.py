@@ -27,21 +27,25 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def migrate(data: Path, command: str, *arguments: str) -> dict[str, Any]:
+def migrate(data: Path, command: str, *arguments: str, status: int = 0) -> dict[str, Any]:
     """The command as an operator gives it; what it says as JSON."""
     options = [*arguments, "--data-dir", str(data), "--json"]
     done = CliRunner().invoke(app, ["migrate", command, *options])
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == status, done.output
     said: dict[str, Any] = json.loads(done.stdout)
     return said
 
 
+def records(data: Path) -> str:
+    """The file that the host's own route keeps."""
+    return str(data / "legacy_transactions.jsonl")
+
+
 def take_over(data: Path) -> dict[str, Any]:
     """Import the host's records as they are now, and verify them."""
-    export = str(data / "legacy_transactions.jsonl")
-    migrate(data, "plan", export)
-    migrate(data, "run", export)
-    return migrate(data, "verify", export)
+    migrate(data, "plan", records(data))
+    migrate(data, "run", records(data))
+    return migrate(data, "verify", records(data))
 
 
 def write(legacy: LegacyClient) -> str:
@@ -60,7 +64,7 @@ def test_callers_see_no_difference_from_the_first_stage_to_the_last_but_one(data
     with at_stage(data, Stage.LEGACY) as (_, legacy):
         thread = write(legacy)
     assert take_over(data)["verified"]
-    assert migrate(data, "advance", "--from", "legacy")["stage"] == "shadow"
+    assert migrate(data, "advance", records(data), "--from", "legacy")["stage"] == "shadow"
 
     with at_stage(data, Stage.LEGACY) as (server, legacy):
         legacy.everything(*EVERYONE)
@@ -73,8 +77,10 @@ def test_callers_see_no_difference_from_the_first_stage_to_the_last_but_one(data
         write(legacy)
         answers = legacy.everything(*EVERYONE)
 
+    early = migrate(data, "advance", records(data), status=2)
+    assert "not the files that were verified" in early["reason"]
     assert take_over(data)["verified"]  # what was written at shadow
-    assert migrate(data, "advance")["stage"] == "dual"
+    assert migrate(data, "advance", records(data))["stage"] == "dual"
     with at_stage(data) as (_, legacy):
         assert legacy.everything(*EVERYONE) == answers
         legacy.post(CAROL, thread, "4")
@@ -98,8 +104,8 @@ def test_what_the_chat_mirrored_is_not_taken_over_again(data: Path) -> None:
     with at_stage(data, Stage.LEGACY) as (_, legacy):
         thread = write(legacy)
     take_over(data)
-    migrate(data, "advance", "--from", "legacy")
-    migrate(data, "advance")
+    migrate(data, "advance", records(data), "--from", "legacy")
+    migrate(data, "advance", records(data))
     with at_stage(data) as (_, legacy):
         mirrored = write(legacy)
         legacy.post(BOB, thread, "5")
@@ -111,6 +117,6 @@ def test_what_the_chat_mirrored_is_not_taken_over_again(data: Path) -> None:
     assert source["refused"] == 0
     assert source["mirrored"] > 0
     assert (source["threads"], source["messages"]) == (0, 1)
-    migrate(data, "advance")
+    migrate(data, "advance", records(data))
     with at_stage(data) as (_, legacy):
         assert legacy.everything(*EVERYONE) == answers

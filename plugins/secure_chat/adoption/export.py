@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
@@ -98,6 +98,12 @@ class Export:
                 yield from _lines(file, self.size)
             else:
                 yield from _document(file, self.name)
+
+
+def all_of(paths: Iterable[Path]) -> str:
+    """One SHA-256, hex, of what all the files are, in whatever order. Raises ExportUnusable."""
+    digests = sorted(bytes.fromhex(Export.at(path).digest) for path in paths)
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def name_of(path: Path) -> str:

@@ -17,7 +17,7 @@ from typing import Final
 from sqlalchemy import Engine, inspect
 
 from plugins.secure_chat.adoption.comparison import Comparison
-from plugins.secure_chat.adoption.export import Element, Export, name_of
+from plugins.secure_chat.adoption.export import Element, Export, all_of, name_of
 from plugins.secure_chat.adoption.records import Left, Refused, meaning
 from plugins.secure_chat.adoption.store import AdoptionStore, Phase, Refusal, Rehearsal
 from plugins.secure_chat.adoption.transfer import BATCH, Transfer
@@ -177,7 +177,8 @@ def verify(
     advance: Advance = lambda _: None,
 ) -> Outcome:
     """Compare the ledger and the tables with every export; when all agree, the ledger gets a
-    ``verified`` event. Refused records are a mismatch unless they are accepted."""
+    ``verified`` event that names what the files were. Refused records are a mismatch unless they
+    are accepted."""
     migrations = migrations_in(ledger)
     audit = audit_ledger(ledger, expected_head=migrations.adopted)
     outcome = Outcome(audit=audit)
@@ -186,6 +187,7 @@ def verify(
         return outcome
     with _opened(ledger, engine) as (journal, mailbox):
         store = _store(journal, mailbox)
+        files = all_of(paths)  # before they are compared: what is written meanwhile is not in it
         if migrations.adopted is None and not migrations.sources:
             outcome.mismatches.append("nothing was migrated: start with `secure-chat migrate run`")
         for digest, source in migrations.sources.items():
@@ -213,7 +215,8 @@ def verify(
                 f"{refused} records were refused: mend the exports, or accept it: --accept-refused"
             )
         if not outcome.mismatches and not migrations.unfinished:
-            journal.append(migration_event.verified(journal.head.position, refused).draft())
+            verified = migration_event.verified(journal.head.position, refused, files)
+            journal.append(verified.draft())
         _describe(outcome, ledger, journal.head, mailbox)
     return outcome
 
@@ -233,20 +236,21 @@ def status(ledger: Path, engine: Engine | None) -> Outcome:
     return outcome
 
 
-def move_stage(ledger: Path, engine: Engine, to: Stage, *, assumed: Stage) -> Outcome:
+def move_stage(
+    ledger: Path, engine: Engine, to: Stage, paths: Sequence[Path] = (), *, assumed: Stage
+) -> Outcome:
     """Move to a neighbouring stage. ``assumed``: where a ledger is that was never moved.
 
-    Forward only after a verification that nothing has happened since. Raises NoSuchMove and
-    MigrationRefused.
+    Forward only after a verification that nothing has happened since. Where the host's own route
+    has written until now, ``paths`` are the files that were verified, and still are what they were.
+    Raises NoSuchMove, MigrationRefused and ExportUnusable.
     """
     outcome = Outcome()
     with _opened(ledger, engine) as (journal, mailbox):
         current = mailbox.stage() or assumed
         step = move(current, to)
-        if ORDER.index(to) > ORDER.index(current) and not migrations_in(ledger).verified:
-            raise MigrationRefused(
-                "the verification has not passed: run `secure-chat migrate verify` first"
-            )
+        if ORDER.index(to) > ORDER.index(current):
+            _require_verified(migrations_in(ledger), current, paths)
         journal.append(step.draft())
     # The move is indexed as a server's start would do it.
     with _opened(ledger, engine) as (journal, mailbox):
@@ -330,6 +334,22 @@ def _opened(ledger: Path, engine: Engine) -> Iterator[tuple[Journal, Mailbox]]:
 
 
 # -- the exports -----------------------------------------------------------------------------------
+
+
+def _require_verified(migrations: Migrations, current: Stage, paths: Sequence[Path]) -> None:
+    """Raise MigrationRefused unless the verification says what there is to move on from."""
+    if not migrations.verified:
+        raise MigrationRefused(
+            "the verification has not passed: run `secure-chat migrate verify` first"
+        )
+    if not current.is_dark:
+        if paths:
+            raise MigrationRefused(f"no export is compared at {current}: give none")
+    elif all_of(paths) != migrations.files:
+        raise MigrationRefused(
+            "these are not the files that were verified, as they were: give all of them; if the "
+            "host has written since, `secure-chat migrate run` and `verify` them again first"
+        )
 
 
 def _exports(paths: Sequence[Path]) -> list[Export]:

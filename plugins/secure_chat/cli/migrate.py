@@ -7,7 +7,7 @@ unusable input or a step that may not be made. Here are arguments, progress and 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -182,9 +182,10 @@ def status(asked: _Asked) -> int:
 
 
 @_command
-def advance(asked: _Asked, assumed: Assumed = None) -> int:
-    """Move to the next stage. Stop the server first; needs a verification that has passed."""
-    return _move(asked, 1, assumed)
+def advance(asked: _Asked, exports: Exports = None, assumed: Assumed = None) -> int:
+    """Move to the next stage. Stop the server first; needs a verification that has passed, and from
+    legacy and shadow the exports that it read."""
+    return _move(asked, 1, assumed, exports or ())
 
 
 @_command
@@ -193,7 +194,7 @@ def rollback(asked: _Asked, assumed: Assumed = None) -> int:
     return _move(asked, -1, assumed)
 
 
-def _move(asked: _Asked, way: int, assumed: Stage | None) -> int:
+def _move(asked: _Asked, way: int, assumed: Stage | None, exports: Sequence[Path] = ()) -> int:
     engine = asked.engine()
     current = steps.status(asked.ledger_path, engine).stage or assumed or asked.settings.stage
     if current is None:
@@ -201,7 +202,7 @@ def _move(asked: _Asked, way: int, assumed: Stage | None) -> int:
     target = ORDER.index(current) + way
     if not 0 <= target < len(ORDER):
         raise MigrationRefused(f"{current} is the {'last' if way > 0 else 'first'} stage")
-    outcome = steps.move_stage(asked.ledger_path, engine, ORDER[target], assumed=current)
+    outcome = steps.move_stage(asked.ledger_path, engine, ORDER[target], exports, assumed=current)
     _print(outcome, asked)
     return DONE
 

@@ -1,8 +1,8 @@
 """The MIGRATION event: what the ledger keeps of taking over a host's earlier data.
 
 ``adopted`` pins the head of the ledger that was there before; ``started`` and ``finished`` enclose
-the events that came from one export, ``verified`` says that all of them were compared with it. Only
-counts and hashes are in them. Here live the events, and what they say together.
+the events that came from one export, ``verified`` says that all of them were compared, and with
+which files. Only counts and hashes are in them. Here live the events, and what they say together.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _FIELDS: Final[dict[Step, tuple[str, ...]]] = {
     Step.ADOPTED: ("position", "head", "prototype", "trust_loop"),
     Step.STARTED: ("source", "bytes"),
     Step.FINISHED: ("source", *Counts._fields),
-    Step.VERIFIED: ("position", "refused"),
+    Step.VERIFIED: ("position", "refused", "files"),
 }
 
 
@@ -96,9 +96,10 @@ def finished(source: str, counts: Counts) -> MigrationEvent:
     return MigrationEvent(Step.FINISHED, {"source": source, **counts._asdict()})
 
 
-def verified(position: int, refused: int) -> MigrationEvent:
-    """All up to ``position`` was compared; ``refused`` records that were not taken are accepted."""
-    return MigrationEvent(Step.VERIFIED, {"position": position, "refused": refused})
+def verified(position: int, refused: int, files: str) -> MigrationEvent:
+    """All up to ``position`` was compared with ``files``, a SHA-256 of what those files were;
+    ``refused`` records that were not taken are accepted."""
+    return MigrationEvent(Step.VERIFIED, {"position": position, "refused": refused, "files": files})
 
 
 def from_record(record: Record) -> MigrationEvent:
@@ -117,9 +118,9 @@ def from_record(record: Record) -> MigrationEvent:
         raise MalformedEvent("its wallet, value or signature is not that of a MIGRATION")
     for name in names:
         value = metadata[name]
-        if name == "source":
+        if name in ("source", "files"):
             if type(value) is not str or _DIGEST.fullmatch(value) is None:
-                raise MalformedEvent("source is not 64 hex digits")
+                raise MalformedEvent(f"{name} is not 64 hex digits")
         elif name != "head" and (type(value) is not int or not 0 <= value <= _MOST):
             raise MalformedEvent(f"{name} is not a count")
     event = MigrationEvent(step, {name: metadata[name] for name in names})
@@ -152,11 +153,16 @@ class Migrations:
 
     adopted: Head | None = None
     sources: dict[str, Source] = field(default_factory=dict)
-    verified: bool = False  # since the last event that changed anything
+    files: str | None = None
+    """What was verified, when nothing has changed since; None without a verification."""
+
+    @property
+    def verified(self) -> bool:
+        return self.files is not None
 
     def take(self, event: MigrationEvent) -> None:
         values: dict[str, Any] = dict(event.values)
-        self.verified = event.step is Step.VERIFIED
+        self.files = values["files"] if event.step is Step.VERIFIED else None
         if event.step is Step.ADOPTED:
             self.adopted = Head(values["position"], values["head"])
         elif event.step is Step.STARTED:

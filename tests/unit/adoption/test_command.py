@@ -60,15 +60,18 @@ def test_the_whole_way_from_plan_to_the_next_stage(data: Path, sound: Path) -> N
     assert "5 messages, not end-to-end encrypted and never rewarded" in planned.stdout
     assert migrate(data, "run", sound).exit_code == 0
     assert "verified    no" in migrate(data, "status").stdout
-    refused = migrate(data, "advance", "--from", "legacy")
+    refused = migrate(data, "advance", sound, "--from", "legacy")
     assert refused.exit_code == 2
     assert "verify" in refused.stderr
     assert migrate(data, "verify", sound).exit_code == 0
     unsaid = migrate(data, "advance")
     assert unsaid.exit_code == 2
     assert "--from legacy" in unsaid.stderr
-    assert as_json(data, "advance", "--from", "legacy")["stage"] == "shadow"
-    assert as_json(data, "advance")["stage"] == "dual"
+    forgotten = migrate(data, "advance", "--from", "legacy")
+    assert forgotten.exit_code == 2
+    assert "not the files that were verified" in forgotten.stderr
+    assert as_json(data, "advance", sound, "--from", "legacy")["stage"] == "shadow"
+    assert as_json(data, "advance", sound)["stage"] == "dual"
     assert as_json(data, "rollback")["stage"] == "shadow"
     status = as_json(data, "status")
     assert (status["stage"], status["verified"]) == ("shadow", True)
@@ -195,7 +198,7 @@ def test_a_dry_run_says_that_nothing_is_taken_and_where_the_ledger_is(
     assert (source["planned"], source["done"]) == (True, False)
     migrate(data, "run", sound)
     migrate(data, "verify", sound)
-    migrate(data, "advance", "--from", "legacy")
+    migrate(data, "advance", sound, "--from", "legacy")
     again = migrate(data, "plan", sound)
     assert "sound.jsonl: 7 records in\n" in again.stdout
     assert "stage       shadow" in again.stdout
@@ -233,7 +236,7 @@ def test_names_that_are_not_utf_8_or_command_a_terminal_end_nothing(
         ("run", (export,), 0),
         ("verify", (export,), 0),
         ("status", (), 0),
-        ("advance", ("--from", "legacy"), 0),
+        ("advance", (export, "--from", "legacy"), 0),
         ("rollback", (), 0),
         ("plan", (missing,), 2),
     ):
@@ -256,6 +259,6 @@ def test_every_command_takes_the_same_options_and_says_what_it_does(command: str
     shown = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["migrate", command, "--help"]).stdout
     for option in ("--data-dir", "--ledger", "--json"):
         assert option in shown
-    takes_exports = command in ("plan", "run", "verify")
+    takes_exports = command in ("plan", "run", "verify", "advance")
     assert ("Exports of earlier chats" in shown) == takes_exports
     assert ("--from" in shown) == (command in ("advance", "rollback"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +24,7 @@ from plugins.secure_chat.adoption.transfer import Transfer
 from plugins.secure_chat.audit import audit_ledger
 from plugins.secure_chat.core.migration_event import Counts
 from plugins.secure_chat.core.records import EventDraft
-from plugins.secure_chat.core.stage import NoSuchMove, Stage
+from plugins.secure_chat.core.stage import ORDER, NoSuchMove, Stage
 from plugins.secure_chat.errors import ExportUnusable, LedgerLocked, MigrationRefused
 from plugins.secure_chat.ledger.journal import Journal
 from plugins.secure_chat.mailbox.engine import engine_for
@@ -57,8 +58,8 @@ class Place:
     def verify(self, *paths: Path, **options: Any) -> steps.Outcome:
         return steps.verify(self.ledger, engine_for(self.url), paths, **options)
 
-    def move(self, to: Stage) -> steps.Outcome:
-        return steps.move_stage(self.ledger, engine_for(self.url), to, assumed=Stage.LEGACY)
+    def move(self, to: Stage, *paths: Path) -> steps.Outcome:
+        return steps.move_stage(self.ledger, engine_for(self.url), to, paths, assumed=Stage.LEGACY)
 
     def events(self, *types: str) -> list[dict[str, Any]]:
         lines = map(json.loads, self.ledger.read_bytes().splitlines())
@@ -403,6 +404,7 @@ def test_a_verification_passes_when_refusals_are_accepted_and_is_logged(place: P
         "kind": "verified",
         "position": len(place.events()) - 1,
         "refused": 4,
+        "files": hashlib.sha256(hashlib.sha256(export.read_bytes()).digest()).hexdigest(),
     }
 
 
@@ -493,10 +495,10 @@ def test_a_stage_moves_forward_only_after_a_verification_and_back_at_any_time(
 ) -> None:
     export = migrated(place)
     with pytest.raises(MigrationRefused, match="verification"):
-        place.move(Stage.SHADOW)
+        place.move(Stage.SHADOW, export)
     place.verify(export, accept_refused=True)
-    assert place.move(Stage.SHADOW).stage is Stage.SHADOW
-    assert place.move(Stage.DUAL).stage is Stage.DUAL
+    assert place.move(Stage.SHADOW, export).stage is Stage.SHADOW
+    assert place.move(Stage.DUAL, export).stage is Stage.DUAL
     with export.open("a") as file:
         file.write(json.dumps(exports.route_message(50, 1)) + "\n")
     place.run(export)
@@ -507,6 +509,70 @@ def test_a_stage_moves_forward_only_after_a_verification_and_back_at_any_time(
         place.move(Stage.V2)
 
 
+def grow(export: Path) -> None:
+    with export.open("a") as file:
+        file.write(json.dumps(exports.route_message(50, 1)) + "\n")
+
+
+def shrink(export: Path) -> None:
+    export.write_text("".join(export.read_text().splitlines(keepends=True)[:-1]))
+
+
+def swap(export: Path) -> None:
+    """The same length and another record last."""
+    *before, last = export.read_text().splitlines(keepends=True)
+    export.write_text("".join(before) + " " * (len(last) - 1) + "\n")
+
+
+@pytest.mark.parametrize("stage", [Stage.LEGACY, Stage.SHADOW])
+@pytest.mark.parametrize("write", [grow, shrink, swap, Path.unlink])
+def test_a_stage_in_which_the_host_writes_is_left_only_with_what_was_verified(
+    place: Place, stage: Stage, write: Callable[[Path], None]
+) -> None:
+    export, other = migrated(place), place.export("other.jsonl", exports.transactions(9, threads=1))
+    place.run(export, other)
+    place.verify(export, other, accept_refused=True)
+    if stage is Stage.SHADOW:
+        place.move(Stage.SHADOW, export, other)
+    after = ORDER[ORDER.index(stage) + 1]
+    before = place.ledger.read_bytes()
+    write(other)
+    with pytest.raises((MigrationRefused, ExportUnusable), match=r"run.*verify|cannot be read"):
+        place.move(after, export, other)
+    assert place.ledger.read_bytes() == before
+
+
+def test_a_stage_in_which_the_host_writes_is_left_with_every_file_and_no_other(
+    place: Place,
+) -> None:
+    empty = place.export("empty.jsonl", [])
+    export = migrated(place)
+    place.run(export, empty)
+    place.verify(export, empty, accept_refused=True)
+    grown = place.export("grown.jsonl", exports.transactions(9, threads=1))
+    for given in ((), (empty,), (export,), (export, export), (export, empty, grown)):
+        with pytest.raises(MigrationRefused, match=r"run.*verify"):
+            place.move(Stage.SHADOW, *given)
+    grow(empty)
+    with pytest.raises(MigrationRefused, match=r"run.*verify"):
+        place.move(Stage.SHADOW, export, empty)
+    place.run(export, empty)
+    place.verify(export, empty, accept_refused=True)
+    # Where a file lies and in which order the files are given does not matter.
+    assert place.move(Stage.SHADOW, empty.rename(empty.with_name("b")), export).stage
+
+
+def test_where_the_chat_is_the_truth_no_export_is_compared(place: Place) -> None:
+    export = migrated(place)
+    place.verify(export, accept_refused=True)
+    place.move(Stage.SHADOW, export)
+    place.move(Stage.DUAL, export)
+    grow(export)  # as the mirror does
+    with pytest.raises(MigrationRefused, match="no export"):
+        place.move(Stage.V2, export)
+    assert place.move(Stage.V2).stage is Stage.V2
+
+
 def test_the_status_of_every_state(place: Place) -> None:
     assert steps.status(place.ledger, None) == steps.Outcome()
     export = migrated(place)
@@ -514,7 +580,7 @@ def test_the_status_of_every_state(place: Place) -> None:
     assert [(s.name, s.counts, s.done) for s in status.sources] == [("all.jsonl", FATES, True)]
     assert (status.verified, status.stage) == (False, None)
     place.verify(export, accept_refused=True)
-    place.move(Stage.SHADOW)
+    place.move(Stage.SHADOW, export)
     status = steps.status(place.ledger, engine_for(place.url))
     assert (status.verified, status.stage) == (True, Stage.SHADOW)
 

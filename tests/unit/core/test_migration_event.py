@@ -25,7 +25,7 @@ EVENTS = (
     adopted(Head(6, "a" * 64), prototype=1, trust_loop=2),
     started(SOURCE, 700),
     finished(SOURCE, COUNTS),
-    verified(20, 1),
+    verified(20, 1, "f" * 64),
 )
 
 
@@ -69,6 +69,7 @@ def with_fields(logged: Record, **fields: Any) -> Record:
         (with_fields(record(EVENTS[1]), wallet="mallory"), "its wallet"),
         (with_fields(record(EVENTS[1]), value=1), "its wallet, value"),
         (changed(EVENTS[1], source="no"), "source is not"),
+        (changed(EVENTS[3], files="no"), "files is not"),
         (changed(EVENTS[1], bytes=-1), "bytes is not a count"),
         (changed(EVENTS[1], bytes=True), "bytes is not a count"),
         (changed(EVENTS[2], records=11), "its counts do not add up"),
@@ -92,7 +93,7 @@ def test_the_events_say_what_is_adopted_finished_and_verified() -> None:
     assert migrations.sources[SOURCE].counts == COUNTS
     assert (migrations.unfinished, migrations.verified) == ([], False)
     migrations.take(EVENTS[3])
-    assert migrations.verified
+    assert (migrations.verified, migrations.files) == (True, "f" * 64)
     migrations.take(started("6" * 64, 1))
     assert not migrations.verified
 

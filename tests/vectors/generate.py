@@ -1217,6 +1217,13 @@ def handshakes(alice: Person, bob: Person, pinned: Pinned) -> Document:
         **inputs,
     )
     doc.bad(
+        "one-time prekey is gone, ephemeral key of low order",
+        "handshake-respond",
+        "unknown_prekey",
+        handshake=edited(answer, 8, 32, bytes(32)),
+        **{**inputs, "prekeys": secrets_of(prekeys, Kind.SIGNED, Kind.ONE_TIME_KEM)},
+    )
+    doc.bad(
         "ephemeral key of low order",
         "handshake-respond",
         "decrypt",
@@ -1951,6 +1958,17 @@ def attachment_documents() -> Document:
         ("descriptor, another version", (0, 1, b"\3"), "unsupported_suite"),
         ("descriptor, a byte too many", (len(small["descriptor"]), 0, b"\0"), "decode"),
         (
+            "two blocks for five bytes, both named",
+            (33, 10, (5).to_bytes(8, "big") + b"\0\2" + bytes(32)),
+            "decode",
+        ),
+        (
+            "one block for more than one holds",
+            (33, 10, (262_129).to_bytes(8, "big") + b"\0\1"),
+            "decode",
+        ),
+        ("no block", (33, 42, bytes(10)), "decode"),
+        (
             "65 blocks",
             (33, 10, (64 * 262_128 + 1).to_bytes(8, "big") + b"\0\x41" + bytes(32 * 64)),
             "decode",
@@ -1958,6 +1976,31 @@ def attachment_documents() -> Document:
     ):
         broken = edited(descriptor, *edit)
         doc.bad(name, "attachment-open", error, descriptor=broken, blocks=blocks)
+    for size in (4, 6):
+        block = primitives.seal(
+            attachments._block_key(key, size),
+            attachments._nonce(0),
+            b"hello",
+            attachments._data(0, 1),
+        )
+        lying = attachments.Attachment(key, size, (attachments.cid(block),))
+        doc.bad(
+            f"five bytes that are said to be {size}",
+            "attachment-open",
+            "decrypt",
+            descriptor=lying.encode(),
+            blocks=[block],
+        )
+    most = edited(
+        descriptor, 33, 10, (64 * 262_128).to_bytes(8, "big") + b"\0\x40" + bytes(32 * 63)
+    )
+    doc.bad(
+        "64 blocks, and the first is not the one",
+        "attachment-open",
+        "decrypt",
+        descriptor=most,
+        blocks=[b""] * 64,
+    )
     return doc
 
 

@@ -167,21 +167,19 @@ def respond(
     """
     signed = _find(find, Kind.SIGNED, handshake.signed)
     kem = _find(find, handshake.kem_kind, handshake.kem)
-    used = [signed, kem]
+    one_time = _find(find, Kind.ONE_TIME, handshake.one_time) if handshake.one_time else None
     secrets = [
         primitives.x25519(signed.secret, peer.body.agreement),
         primitives.x25519(keys.agreement, handshake.ephemeral),
         primitives.x25519(signed.secret, handshake.ephemeral),
     ]
-    one_time = b""
-    if handshake.one_time:
-        found = _find(find, Kind.ONE_TIME, handshake.one_time)
-        secrets.append(primitives.x25519(found.secret, handshake.ephemeral))
-        one_time = found.public
-        used.append(found)
-    digest = transcript(peer.body, certificate, handshake, signed.public, kem.public, one_time)
+    if one_time is not None:
+        secrets.append(primitives.x25519(one_time.secret, handshake.ephemeral))
     secrets.append(primitives.decapsulate(kem.secret, handshake.kem_ciphertext))
-    return Agreement(digest, root_key(digest, tuple(secrets))), tuple(used)
+    one_time_key = one_time.public if one_time is not None else b""
+    digest = transcript(peer.body, certificate, handshake, signed.public, kem.public, one_time_key)
+    used = (signed, kem) if one_time is None else (signed, kem, one_time)
+    return Agreement(digest, root_key(digest, tuple(secrets))), used
 
 
 def _find(

@@ -46,6 +46,8 @@ test("blocks in another order are refused", async () => {
 test("what no frame could name is too large", async () => {
   const content = new Uint8Array(CHUNK * MAX_BLOCKS + 1);
   await expect(sealAttachment(content)).rejects.toMatchObject({ code: "content_too_large" });
+  const { blocks } = await sealAttachment(content.subarray(1));
+  expect(blocks).toHaveLength(MAX_BLOCKS);
 });
 
 test("a size that does not fit what came is refused", async () => {

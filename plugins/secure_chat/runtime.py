@@ -42,6 +42,7 @@ from plugins.secure_chat.mailbox.store import (
     StoredIdentityEvent,
 )
 from plugins.secure_chat.metrics import Metrics
+from plugins.secure_chat.receipts import Receipts
 from plugins.secure_chat.rewards.book import Features, NoSuchEpoch
 from plugins.secure_chat.service import ChatService
 from plugins.secure_chat.settings import Settings
@@ -225,7 +226,14 @@ class Runtime:
         self.metrics.head.set_function(lambda: service.ledger.checkpoint.head.position)
         threads = Threads(service, book)
         self.chat = Chat(
-            service, threads, settings, host_verifier(hook, fallback), directory, evidence, stage
+            service,
+            threads,
+            Receipts(service),
+            settings,
+            host_verifier(hook, fallback),
+            directory,
+            evidence,
+            stage,
         )
         try:
             await self._keep_up_legacy_records(hook, service, stage)

@@ -29,14 +29,13 @@ import msgspec
 from plugins.secure_chat.admission import Audience, SignatureCheck, Wallets
 from plugins.secure_chat.core.budget import Budgets
 from plugins.secure_chat.core.envelope import Envelope
-from plugins.secure_chat.core.frames import Ack, ack, delivered, receipt_notice
+from plugins.secure_chat.core.frames import Ack, ack, delivered
 from plugins.secure_chat.core.message_event import message_draft
 from plugins.secure_chat.core.records import EventDraft, Receipt
 from plugins.secure_chat.core.sequence import Duplicate, Logged, Stream, decide
 from plugins.secure_chat.errors import (
     Code,
     LedgerUnavailable,
-    NotAMember,
     NotStored,
     OutcomeUnknown,
     Refusal,
@@ -318,18 +317,6 @@ class ChatService:
         self._wake.set()
         # Who stops waiting does not take the event back.
         return await asyncio.shield(done)
-
-    async def receipt(self, wallet: str, kind: str, position: int) -> None:
-        """Keep a receipt and tell the sender. Raises NotAMember unless wallet is the recipient."""
-        shown = position <= self.delivered_position
-        parties = await self.read(lambda: self.mailbox.parties(position)) if shown else None
-        if parties is None or not await self.read(
-            lambda: self.mailbox.is_for(position, parties[1], wallet)
-        ):
-            raise NotAMember("receipts are the recipient's to give")
-        new = await self.write(lambda: self.mailbox.add_receipt(position, wallet, kind))
-        if new:
-            self.hub.to_wallet(parties[0], receipt_notice(kind, position, wallet))
 
     async def missed(self, wallet: str, after: int) -> list[Waiting]:
         """The next committed messages to or from ``wallet`` after a position."""

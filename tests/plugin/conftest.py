@@ -7,7 +7,7 @@ from typing import Protocol
 
 import pytest
 
-from plugins.secure_chat.service import ChatService
+from plugins.secure_chat.receipts import Receipts
 from tests.plugin.chat_server import WAIT, Peer
 from v13.ATLAS.src.plugins.testing import make_wallet, start_host
 
@@ -23,15 +23,15 @@ def give_receipt(monkeypatch: pytest.MonkeyPatch) -> GiveReceipt:
     """Gives a receipt and waits until it is taken, or refused: what the peer was sent by then,
     errors by their codes."""
     done = threading.Event()
-    receipt = ChatService.receipt
+    original = Receipts.give
 
-    async def noted(service: ChatService, wallet: str, kind: str, position: int) -> None:
+    async def noted(receipts: Receipts, wallet: str, kind: str, position: int) -> None:
         try:
-            await receipt(service, wallet, kind, position)
+            await original(receipts, wallet, kind, position)
         finally:
             done.set()
 
-    monkeypatch.setattr(ChatService, "receipt", noted)
+    monkeypatch.setattr(Receipts, "give", noted)
 
     def give(peer: Peer, position: int, kind: str = "read") -> list[str]:
         done.clear()

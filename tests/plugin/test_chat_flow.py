@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +21,7 @@ from plugins.secure_chat.core.records import Receipt
 from plugins.secure_chat.errors import Close
 from plugins.secure_chat.hub import Outbox
 from plugins.secure_chat.ledger.port import JournalLedger
-from plugins.secure_chat.mailbox.store import Mailbox, Waiting
+from plugins.secure_chat.mailbox.store import Mailbox, MessageReceipt, Waiting
 from plugins.secure_chat.transport import corked_protocol, socket
 from plugins.secure_chat.transport.socket import MAX_LIMITED
 from tests.plugin.chat_server import (
@@ -511,12 +511,12 @@ def test_stopping_keeps_a_receipt_that_was_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, may_read = threading.Event(), threading.Event()
-    parties = Mailbox.parties
+    senders = Mailbox.senders
 
-    def held(mailbox: Mailbox, position: int) -> tuple[str, str] | None:
+    def held(mailbox: Mailbox, given: Sequence[MessageReceipt]) -> dict[MessageReceipt, str]:
         begun.set()
         may_read.wait(WAIT)
-        return parties(mailbox, position)
+        return senders(mailbox, given)
 
     with (
         chat_server(tmp_path) as server,
@@ -525,7 +525,7 @@ def test_stopping_keeps_a_receipt_that_was_taken(
     ):
         position = alice.ask(message(BOB, 1))["position"]
         assert bob.receive()["position"] == position
-        monkeypatch.setattr(Mailbox, "parties", held)
+        monkeypatch.setattr(Mailbox, "senders", held)
         bob.send({"type": "RECEIPT", "kind": "read", "position": position})
         assert begun.wait(WAIT)
         server.stop()

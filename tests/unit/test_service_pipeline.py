@@ -32,6 +32,7 @@ from plugins.secure_chat.ledger.port import JournalLedger
 from plugins.secure_chat.mailbox.engine import engine_at
 from plugins.secure_chat.mailbox.store import Mailbox, Stored
 from plugins.secure_chat.metrics import Metrics
+from plugins.secure_chat.receipts import Receipts
 from plugins.secure_chat.runtime import Index
 from plugins.secure_chat.service import MAX_UNSETTLED, ChatService, Outcome
 from tests.unit.test_service import ALICE, BOB, envelope
@@ -195,10 +196,10 @@ async def test_a_receipt_is_not_taken_for_what_is_not_shown_yet(tmp_path: Path) 
     async with running(tmp_path) as chat:
         await chat.hold_with(1)
         with pytest.raises(NotAMember):
-            await chat.service.receipt(BOB, "read", 1)
+            await Receipts(chat.service).give(BOB, "read", 1)
         chat.disk.go.set()
         await chat.answered(1)
-        await chat.service.receipt(BOB, "read", 1)
+        await Receipts(chat.service).give(BOB, "read", 1)
 
 
 async def test_groups_that_wait_for_the_disk_are_few_and_the_last_takes_all_the_rest(

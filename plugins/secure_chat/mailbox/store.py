@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from sqlalchemy import (
@@ -114,6 +114,14 @@ class Thread:
     last_active: str
     msg_id: str
     position: int
+
+
+class MessageReceipt(NamedTuple):
+    """``wallet`` has delivered or read (``kind``) the message at ``position``."""
+
+    position: int
+    wallet: str
+    kind: str
 
 
 class Statement:
@@ -364,14 +372,17 @@ class Mailbox:
                 .values(frame=None)
             ).rowcount
 
-    def add_receipt(self, position: int, wallet: str, kind: str) -> bool:
-        """Keep a receipt; False when it was known."""
-        key = {"position": position, "wallet": wallet, "kind": kind}
+    def add_receipts(self, given: Sequence[MessageReceipt]) -> set[MessageReceipt]:
+        """Keep receipts durably; those that were not known."""
+        if not given:
+            return set()
+        positions = {receipt.position for receipt in given}
         with self.writing() as connection:
-            if connection.execute(select(receipts).filter_by(**key)).first() is not None:
-                return False
-            connection.execute(insert(receipts).values(**key))
-            return True
+            known = connection.execute(select(receipts).where(receipts.c.position.in_(positions)))
+            new = set(given) - {MessageReceipt(*row) for row in known}
+            if new:
+                connection.execute(insert(receipts), [receipt._asdict() for receipt in new])
+        return new
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -486,23 +497,24 @@ class Mailbox:
                 found[row.position] = (row.timestamp, row.event_id)
         return [Thread(peer, *found[position], position) for peer, position in page]
 
-    def parties(self, position: int) -> tuple[str, str] | None:
-        """(sender, recipient) of the message at ``position``."""
+    def senders(self, given: Sequence[MessageReceipt]) -> dict[MessageReceipt, str]:
+        """Of each receipt who sent the message; without those whose wallet it was not for."""
+        positions = {receipt.position for receipt in given}
         with self.reading() as connection:
-            row = connection.execute(
-                select(streams.c.sender, streams.c.recipient)
-                .join(messages, streams.c.id == messages.c.stream_id)
-                .where(messages.c.position == position)
-            ).first()
-        return None if row is None else (row.sender, row.recipient)
-
-    def is_for(self, position: int, recipient: str, wallet: str) -> bool:
-        """Whether the message at ``position``, to a wallet or a thread, was for ``wallet``."""
-        if not is_thread(recipient):
-            return recipient == wallet
-        with self.reading() as connection:
-            spans = index.memberships(connection, wallet, recipient, after=position)
-        return any(span.covers(position) for span in spans.get(recipient, ()))
+            rows = connection.execute(
+                select(messages.c.position, streams.c.sender, streams.c.recipient)
+                .join(streams, streams.c.id == messages.c.stream_id)
+                .where(messages.c.position.in_(positions))
+            )
+            parties = {row.position: (row.sender, row.recipient) for row in rows}
+            return {
+                receipt: parties[receipt.position][0]
+                for receipt in given
+                if receipt.position in parties
+                and _was_for(
+                    connection, receipt.wallet, parties[receipt.position][1], receipt.position
+                )
+            }
 
     def thread_states(self, ids: Sequence[str], end: int | None) -> dict[str, GroupThread]:
         """The state of those of ``ids`` that exist, as of a position; of all when it is None."""
@@ -692,6 +704,14 @@ def _message_rows(batch: Sequence[Stored], ids: Mapping[Stream, int]) -> list[tu
         )
         for message in batch
     ]
+
+
+def _was_for(connection: Connection, wallet: str, recipient: str, position: int) -> bool:
+    """Whether the message at ``position``, to a wallet or a thread, was for ``wallet``."""
+    if not is_thread(recipient):
+        return recipient == wallet
+    spans = index.memberships(connection, wallet, recipient, after=position)
+    return any(span.covers(position) for span in spans.get(recipient, ()))
 
 
 def _is(stream: Stream) -> Any:

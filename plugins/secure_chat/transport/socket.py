@@ -45,6 +45,7 @@ from plugins.secure_chat.errors import (
 )
 from plugins.secure_chat.evidence import Evidence
 from plugins.secure_chat.hub import Outbox, nobody
+from plugins.secure_chat.receipts import Receipts
 from plugins.secure_chat.service import ChatService, Outcome
 from plugins.secure_chat.settings import Settings
 from plugins.secure_chat.threads.requests import Threads
@@ -74,6 +75,7 @@ class Chat:
 
     service: ChatService
     threads: Threads
+    receipts: Receipts
     settings: Settings
     authenticate: Authenticate
     directory: Directory
@@ -407,7 +409,7 @@ class _Connection:
     def _spawn_receipt(self, frame: ReceiptFrame) -> None:
         async def tell() -> None:
             try:
-                await self._service.receipt(self._outbox.wallet, frame.kind, frame.position)
+                await self._chat.receipts.give(self._outbox.wallet, frame.kind, frame.position)
             except (Refusal, LedgerUnavailable) as refusal:
                 self._refuse(refusal, None)
             except Exception as error:  # noqa: BLE001 (answered and closed; the others go on)

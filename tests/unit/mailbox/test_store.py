@@ -14,7 +14,13 @@ from plugins.secure_chat.core.sequence import Logged, Stream
 from plugins.secure_chat.errors import ConfigurationError, LedgerUnavailable
 from plugins.secure_chat.ledger.journal import START, Checkpoint
 from plugins.secure_chat.mailbox.engine import engine_at, engine_for
-from plugins.secure_chat.mailbox.store import Mailbox, Stored, StoredIdentityEvent, Waiting
+from plugins.secure_chat.mailbox.store import (
+    Mailbox,
+    MessageReceipt,
+    Stored,
+    StoredIdentityEvent,
+    Waiting,
+)
 from plugins.secure_chat.mailbox.tables import messages
 
 AB = Stream("alice", "0", "bob")
@@ -93,7 +99,7 @@ def test_an_empty_mailbox_knows_nothing(mailbox: Mailbox) -> None:
     assert mailbox.logged(AB, 1) is None
     assert mailbox.missed("alice", 0) == []
     assert mailbox.threads("alice") == []
-    assert mailbox.parties(1) is None
+    assert mailbox.senders([MessageReceipt(1, "bob", "read")]) == {}
     assert mailbox.hashes_between(0, 100) == {}
 
 
@@ -190,11 +196,12 @@ def test_expired_ciphertext_is_gone_and_its_place_is_told(mailbox: Mailbox) -> N
 
 def test_receipts_are_kept_once_and_told_to_the_sender(mailbox: Mailbox) -> None:
     mailbox.store(conversation())
-    assert mailbox.parties(2) == ("bob", "alice")
-    assert mailbox.add_receipt(1, "bob", "read")
-    assert not mailbox.add_receipt(1, "bob", "read")
-    assert mailbox.add_receipt(1, "bob", "delivered")
-    assert mailbox.add_receipt(4, "bob", "delivered")
+    read, delivered = (MessageReceipt(1, "bob", kind) for kind in ("read", "delivered"))
+    other = MessageReceipt(4, "bob", "delivered")
+    assert mailbox.add_receipts([]) == set()
+    assert mailbox.add_receipts([read]) == {read}
+    assert mailbox.add_receipts([read]) == set()
+    assert mailbox.add_receipts([read, delivered, other, other]) == {delivered, other}
     assert sorted(mailbox.receipts_for("alice", 0)) == [
         (1, "bob", "delivered"),
         (1, "bob", "read"),
@@ -204,9 +211,22 @@ def test_receipts_are_kept_once_and_told_to_the_sender(mailbox: Mailbox) -> None
     assert mailbox.receipts_for("bob", 0) == []
 
 
+def test_a_receipt_is_the_recipient_s_to_give(mailbox: Mailbox) -> None:
+    mailbox.store(conversation())
+    asked = [
+        MessageReceipt(position, wallet, "read")
+        for position in (1, 2, 5, 8)  # nothing is at the last two
+        for wallet in ("alice", "bob", "carol")
+    ]
+    assert mailbox.senders(asked) == {
+        MessageReceipt(1, "bob", "read"): "alice",
+        MessageReceipt(2, "alice", "read"): "bob",
+    }
+
+
 def test_what_the_ledger_lacks_is_forgotten(mailbox: Mailbox) -> None:
     mailbox.store(conversation())
-    mailbox.add_receipt(7, "alice", "read")
+    mailbox.add_receipts([MessageReceipt(7, "alice", "read")])
     mailbox.drop_after(3)
     assert [w.position for w in mailbox.missed("alice", 0)] == [1, 2, 3]
     assert [mailbox.last_seq(s) for s in (AB, BA, AC, A2B)] == [1, 1, 1, 0]

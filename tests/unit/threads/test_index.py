@@ -15,7 +15,7 @@ from plugins.secure_chat.core.thread import Change, Span, Status, ThreadEvent, d
 from plugins.secure_chat.errors import NotAMember
 from plugins.secure_chat.ledger.journal import Checkpoint
 from plugins.secure_chat.mailbox.engine import engine_for
-from plugins.secure_chat.mailbox.store import Mailbox, Stored, Waiting
+from plugins.secure_chat.mailbox.store import Mailbox, MessageReceipt, Stored, Waiting
 
 T, U = "thread_" + "0a" * 16, "thread_" + "0b" * 16
 HISTORY = Provenance("route", "ab" * 32, 7, "2025-12-15T00:00:00+00:00")
@@ -98,7 +98,7 @@ def seen(mailbox: Mailbox) -> object:
         [mailbox.missed(wallet, 0) for wallet in wallets],
         [mailbox.threads(wallet) for wallet in wallets],
         [mailbox.threads_of(wallet, end=99, limit=9, offset=0) for wallet in wallets],
-        [mailbox.is_for(at, T, wallet) for wallet in wallets for at in range(10)],
+        mailbox.senders([MessageReceipt(at, w, "read") for w in wallets for at in range(10)]),
         mailbox.written(T, every, end=99, before=None, limit=99),
         mailbox.thread_entries(0, 99, 99),
         mailbox.stage(),
@@ -136,15 +136,13 @@ def test_what_a_wallet_gets_of_a_thread_is_what_was_written_while_it_was_in_it(
 def test_a_message_is_for_those_who_were_in_the_thread_there(mailbox: Mailbox) -> None:
     """Who came back, or came later, has nothing to do with what was written without it."""
     fill(mailbox)
-    assert [w for w in ("alice", "bob", "carol") if mailbox.is_for(2, T, w)] == ["alice", "bob"]
-    assert [w for w in ("alice", "bob", "carol") if mailbox.is_for(5, T, w)] == ["alice"]
-    assert [w for w in ("alice", "bob", "carol") if mailbox.is_for(7, T, w)] == [
-        "alice",
-        "bob",
-        "carol",
-    ]
-    assert mailbox.is_for(1, "bob", "bob")
-    assert not mailbox.is_for(1, "bob", "alice")
+    for position, members in (
+        (2, ["alice", "bob"]),
+        (5, ["alice"]),
+        (7, ["alice", "bob", "carol"]),
+    ):
+        asked = [MessageReceipt(position, wallet, "read") for wallet in ("alice", "bob", "carol")]
+        assert [receipt.wallet for receipt in mailbox.senders(asked)] == members
 
 
 @pytest.mark.parametrize("parts", [1, 3])

@@ -592,9 +592,10 @@ def test_what_the_directory_does_is_counted(tmp_path: Path) -> None:
 
 def test_claims_are_limited_by_claimer_and_by_target(tmp_path: Path) -> None:
     with chat_server(tmp_path, claim_burst=64, claims_per_second=1e-3) as server:
-        alice, bob, carol, dave = (Registrant(server, "a", one_time=1).register() for _ in "abcd")
-        for _ in range(64):
-            assert bob.claim(alice.id, ["a"]).status_code == 200
+        alice, carol = (Registrant(server, "a", "b", one_time=1).register() for _ in "ac")
+        bob, dave = (Registrant(server, "a", one_time=1).register() for _ in "bd")
+        for _ in range(32):
+            assert bob.claim(alice.id, ["a", "b"]).status_code == 200
         limited = bob.claim(carol.id, ["a"])
         assert_refused(limited, 429, "rate_limited")
         assert int(limited.headers["retry-after"]) > 0
@@ -611,7 +612,10 @@ def test_publishing_is_limited(tmp_path: Path) -> None:
         assert_refused(alice.publish_device("phone"), 429, "rate_limited")
 
 
-@pytest.mark.parametrize("devices", [[], ["a", "a"], ["x"] * 65, ["a b"], "a", [1], None])
+NAMES = [f"device-{number}" for number in range(65)]
+
+
+@pytest.mark.parametrize("devices", [[], ["a", "a"], NAMES, ["a b"], "a", [1], None])
 def test_a_claim_names_its_devices(server: ChatServer, devices: Any) -> None:
     bob = Registrant(server)
     answer = bob.call("POST", f"/identities/{ALICE}/claim", devices=devices)
@@ -621,7 +625,8 @@ def test_a_claim_names_its_devices(server: ChatServer, devices: Any) -> None:
 def test_a_claim_of_a_device_not_in_force_says_so_and_takes_nothing(server: ChatServer) -> None:
     alice = Registrant(server, "phone").register()
     bob = Registrant(server)
-    assert_refused(bob.claim(alice.id, ["phone", "ghost"]), 403, "unknown_device")
+    for names in (["phone", "ghost"], NAMES[:64]):
+        assert_refused(bob.claim(alice.id, names), 403, "unknown_device")
     stock = alice.call("GET", "/devices/phone/prekeys").json()
     assert stock == {"one_time": 3, "one_time_kem": 3}
     alice.revoke("phone")

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -351,8 +351,9 @@ def test_a_peer_that_does_not_read_is_closed_4408_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closes: list[Close]
 ) -> None:
     monkeypatch.setattr(corked_protocol, "LINGER_SECONDS", 3600.0)
-    with chat_server(tmp_path, outbox_bytes=1 << 16) as server:
+    with chat_server(tmp_path, outbox_bytes=1 << 16) as server, ExitStack() as after:
         stalled = RawSocket(server, BOB)
+        after.callback(stalled.hang_up)
         _stall(server, closes)
         assert stalled.close_code() == 4408
         _resume_gives_everything(server)
@@ -363,8 +364,9 @@ def test_a_peer_that_never_reads_is_cut_off(
 ) -> None:
     assert corked_protocol.LINGER_SECONDS == 5.0
     monkeypatch.setattr(corked_protocol, "LINGER_SECONDS", 0.0)
-    with chat_server(tmp_path, outbox_bytes=1 << 16) as server:
+    with chat_server(tmp_path, outbox_bytes=1 << 16) as server, ExitStack() as after:
         stalled = RawSocket(server, BOB)
+        after.callback(stalled.hang_up)
         _stall(server, closes)
         assert stalled.cut_off()
         server.wait_for(lambda: server.open_connections() == 0, "no connection left behind")

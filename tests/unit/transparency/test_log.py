@@ -251,6 +251,25 @@ def test_a_changed_hash_inside_a_tile_never_becomes_a_proof(case: Case) -> None:
     case.assert_whole(log)
 
 
+def test_nothing_is_signed_that_the_tiles_do_not_join_to_the_last_checkpoint(case: Case) -> None:
+    case.append(300)
+    log = case.opened()
+    promised = log.publish()
+    log.advance(case.append(300))
+    path = case.directory / "tile/0/001"
+    data = bytearray(path.read_bytes())
+    data[32 * 200] ^= 1  # a leaf that was not in the last checkpoint's tree
+    path.write_bytes(bytes(data))
+    with pytest.raises(TreeDamaged):
+        log.publish()
+    assert (case.directory / "checkpoint").read_bytes() == promised.note
+    assert log.published == promised
+    log.distrust()
+    log.open(600)
+    assert log.publish().checkpoint.size == 600
+    case.assert_whole(log)
+
+
 class TestHistory:
     """A ledger that is not what a checkpoint was signed for is never signed for again."""
 

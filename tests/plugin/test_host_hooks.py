@@ -150,8 +150,10 @@ class Failing(Recorder):
 
 async def test_atlas_start_is_called_in_order_and_atlas_stop_in_reverse(tmp_path: Path) -> None:
     calls: list[str] = []
-    app = app_with(tmp_path, Recorder("one", calls), Plain(calls), Recorder("two", calls))
+    data_dir = tmp_path / "made at the start"
+    app = app_with(data_dir, Recorder("one", calls), Plain(calls), Recorder("two", calls))
     assert calls == [], "building starts nothing"
+    assert not data_dir.exists()
     async with app.router.lifespan_context(app):
         assert calls == ["start one", "start plain", "start two"]
     assert calls[3:] == ["stop two", "stop plain", "stop one"]

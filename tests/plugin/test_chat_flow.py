@@ -484,6 +484,23 @@ def test_stopping_answers_all_that_was_taken_before_it_closes_1012(
         assert posted.result().status_code == 201
 
 
+def test_stopping_waits_for_a_slow_peer_to_take_what_is_its(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "CLOSE_SECONDS", WAIT)
+    with chat_server(tmp_path, outbox_bytes=1 << 30) as server, ExitStack() as after:
+        bob = RawSocket(server, BOB)
+        after.callback(bob.hang_up)
+        with server.peer(ALICE) as alice:
+            for seq in range(1, STALLS + 1):
+                assert alice.ask(message(BOB, seq, bytes(LARGE)))["type"] == "ACK"
+        server.stop()
+        server.wait_for(server.refuses_connections, "no new connections")
+        frames, code = bob.closed()
+    assert [frame["seq"] for frame in frames[1:]] == list(range(1, STALLS + 1))
+    assert code == 1012
+
+
 class Switch:
     """A host's: it stops the chat and serves on."""
 

@@ -16,6 +16,7 @@ import pluggy
 import pytest
 from fastapi import APIRouter
 
+from plugins.secure_chat.errors import LedgerBroken
 from v13.ATLAS.src.coherence import omega_by_wallet
 from v13.ATLAS.src.main import create_app
 from v13.ATLAS.src.plugins import hookspecs
@@ -214,6 +215,14 @@ async def test_atlas_start_may_open_the_ledger_from_its_own_checkpoint(tmp_path:
         assert plugin.seen == [1]
 
 
+async def test_a_ledger_that_no_plugin_opens_is_verified_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "genesis_ledger.jsonl").write_text("no record\n")
+    app = app_with(tmp_path)
+    with pytest.raises(LedgerBroken):
+        async with app.router.lifespan_context(app):
+            pytest.fail("the host has started")
+
+
 def test_atlas_ready_reasons_are_those_of_the_health_check(start_host: StartHost) -> None:
     class Moody:
         reasons: list[str]
@@ -320,21 +329,28 @@ def test_atlas_authenticate_asks_plugins_before_the_host(tmp_path: Path) -> None
     class Sessions:
         """Another kind of token; and it may refuse the host's own."""
 
+        def __init__(self, wallet: str) -> None:
+            self.wallet = wallet
+            self.banned = "banned"
+
         @hookimpl
         def atlas_authenticate(self, token: str) -> Any:
-            if token == "banned":
+            if token == self.banned:
                 raise PermissionError("banned")
             if token.startswith("ascon1."):
-                return SimpleNamespace(wallet="user_1", expires_at=1.0, scopes=())
+                return SimpleNamespace(wallet=self.wallet, expires_at=1.0, scopes=())
             return None
 
-    app = app_with(tmp_path, Sessions())
+    first, last = Sessions("first"), Sessions("last")
+    app = app_with(tmp_path, first, last)
     hook = app.state.host.hook
-    assert hook.atlas_authenticate(token="ascon1.x").wallet == "user_1"
-    assert hook.atlas_authenticate(token=app.state.tokens.issue("alice")).wallet == "alice"
+    assert hook.atlas_authenticate(token="ascon1.x").wallet == "last"
+    issued = app.state.tokens.issue("alice")
+    assert hook.atlas_authenticate(token=issued).wallet == "alice"
     assert hook.atlas_authenticate(token="nobody's") is None
+    first.banned = issued
     with pytest.raises(PermissionError, match="banned"):
-        hook.atlas_authenticate(token="banned")
+        hook.atlas_authenticate(token=issued)
 
 
 def test_atlas_ledger_is_one_object_with_both_interfaces(tmp_path: Path) -> None:

@@ -154,8 +154,17 @@ class Hub:
         """End the sockets of a device that has been revoked."""
         for outbox in self._by_wallet.get(wallet, ()):
             if device in outbox.devices:
-                refusal = UnknownDevice("the device has been revoked", device=device)
-                outbox.close(Close.REFUSED, encode_frame(error_frame(refusal)))
+                outbox.close(Close.REFUSED, _no_device("the device has been revoked", device))
+
+    def leave_behind(self, wallet: str, first: str) -> None:
+        """End the sockets of all other devices: ``first`` is the first of a new identity."""
+        for outbox in self._by_wallet.get(wallet, ()):
+            for device in outbox.devices - {first}:
+                outbox.close(Close.REFUSED, _no_device("the wallet has a new identity", device))
 
     def all(self) -> Iterable[Outbox]:
         return [outbox for outboxes in self._by_wallet.values() for outbox in outboxes]
+
+
+def _no_device(detail: str, device: str) -> bytes:
+    return encode_frame(error_frame(UnknownDevice(detail, device=device)))

@@ -387,6 +387,55 @@ def test_a_revoked_device_cannot_send_and_its_sockets_are_logged_out(server: Cha
     assert_refused(answer, 403, "unknown_device")
 
 
+@pytest.mark.parametrize("bless", [True, False])
+def test_devices_that_a_new_identity_left_behind_are_logged_out(
+    server: ChatServer, bless: bool
+) -> None:
+    alice = Registrant(server, "phone", "laptop").register()
+    with (
+        server.peer(alice.id, query="?device=phone") as phone,
+        server.peer(alice.id, query="?device=laptop") as laptop,
+        server.peer(alice.id) as written,
+        server.peer(alice.id) as unnamed,
+    ):
+        assert written.ask(alice.signed("laptop", ALICE, 1))["type"] == "ACK"
+        for other in (phone, laptop, unnamed):
+            other.receive()
+        alice.renew(bless=bless)
+        assert alice.publish_identity().status_code == 201
+        # Nobody is left behind before there is a device that went on.
+        assert phone.silent()
+        assert laptop.silent()
+        assert alice.publish_device("phone").status_code == 201
+        for ended in (laptop, written):
+            frames, code = ended.closed(at_once=True)
+            assert [(one["type"], one["code"], one["device"]) for one in frames] == [
+                ("ERROR", "unknown_device", "laptop")
+            ]
+            assert code == 1008
+        assert phone.ask(alice.signed("phone", ALICE, 1))["type"] == "ACK"
+        assert unnamed.receive()["device"] == "phone"
+        with server.peer(alice.id, query="?device=laptop", greeted=False) as again:
+            frames, code = again.closed(at_once=True)
+            assert ([one["code"] for one in frames], code) == (["unknown_device"], 1008)
+        # Endorsed again it is a device like any other, and nobody is logged out for it.
+        assert alice.publish_device("laptop").status_code == 201
+        assert phone.silent()
+        assert unnamed.silent()
+    with server.peer(alice.id, query="?device=laptop") as back:
+        assert back.ask(alice.signed("laptop", ALICE, 2))["type"] == "ACK"
+
+
+def test_a_wallets_first_identity_leaves_nobody_behind(server: ChatServer) -> None:
+    alice = Registrant(server, "phone", "laptop")
+    with server.peer(alice.id, query="?device=laptop") as laptop:
+        alice.publish_identity()
+        assert alice.publish_device("phone").status_code == 201
+        assert laptop.silent()
+        with server.peer(alice.id, query="?device=laptop") as another:
+            assert another.silent()
+
+
 def test_a_revocation_needs_its_signatures_and_a_certificate_in_the_directory(
     server: ChatServer,
 ) -> None:

@@ -206,8 +206,13 @@ class Directory:
         await self._verify("certificate", lambda: certificate.verify(identity, endorser))
         if same is not None:
             return await self._known(wallet, same, body)
+
+        def go_on() -> None:
+            if entry.history and not entry.certificates:
+                self._service.hub.leave_behind(wallet, device)
+
         return await self._register(
-            wallet, IdentityEvent(StatementKind.DEVICE, statement, device), body
+            wallet, IdentityEvent(StatementKind.DEVICE, statement, device), body, then=go_on
         )
 
     async def _endorser(self, entry: DirectoryEntry, statement: str, *, new: bool) -> Certificate:
@@ -387,9 +392,12 @@ class Directory:
                     claim.answer.set_result(outcome[place])
         self._handing_out = None
 
-    async def is_revoked(self, wallet: str, device: str) -> bool:
-        """Whether ``device`` of the identity in force has been revoked."""
-        return device in (await self._entry(wallet)).revocations
+    async def has_ended(self, wallet: str, device: str) -> bool:
+        """Whether ``device`` was revoked, or is none of those with which a new identity goes on."""
+        entry = await self._entry(wallet)
+        if device in entry.revocations:
+            return True
+        return bool(entry.history and entry.certificates) and device not in entry.certificates
 
     # -- parts --------------------------------------------------------------------------------
 

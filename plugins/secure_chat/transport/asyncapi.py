@@ -156,7 +156,8 @@ def asyncapi() -> dict[str, Any]:
                     f"Subprotocol `{SUBPROTOCOL}`, optional. The token is taken from "
                     "`Authorization: Bearer`, the subprotocol `bearer.<token>`, an AUTH frame "
                     f"first within {AUTH_SECONDS:g} s, or `?token=`. `?device=` says which device "
-                    "connects: when it is revoked, an ERROR unknown_device comes and 1008."
+                    "connects: when it is revoked, or left behind by a new identity, an ERROR "
+                    "unknown_device comes and 1008."
                 ),
                 "bindings": {"ws": {"method": "GET", "bindingVersion": "0.1.0"}},
                 "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in messages},

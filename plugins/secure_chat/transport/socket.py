@@ -137,16 +137,16 @@ async def serve_socket(websocket: WebSocket, chat: Chat) -> None:
 
 
 async def _device(websocket: WebSocket, chat: Chat, wallet: str) -> str | None:
-    """The device that the peer says it is (``?device=``), so that its revocation ends the socket.
+    """The device that the peer says it is (``?device=``), so that its end ends the socket.
 
-    Raises InvalidMessage, or UnknownDevice when it has been revoked.
+    Raises InvalidMessage, or UnknownDevice when it has ended.
     """
     given = websocket.query_params.get("device")
     if given is None:
         return None
     device = canonical(given, "device")
-    if await chat.directory.is_revoked(wallet, device):
-        raise UnknownDevice("the device has been revoked", device=device)
+    if await chat.directory.has_ended(wallet, device):
+        raise UnknownDevice("the device was revoked or left behind", device=device)
     return device
 
 

@@ -18,6 +18,7 @@ from plugins.secure_chat.client.errors import (
     WrongSafetyNumber,
 )
 from plugins.secure_chat.client.registration import STOCK
+from plugins.secure_chat.crypto.devices import Certificate
 from plugins.secure_chat.crypto.errors import DecryptError, NotCertified, Refused
 from plugins.secure_chat.crypto.identity import Identity, Succession, succession
 from plugins.secure_chat.crypto.prekeys import Bundle
@@ -371,11 +372,10 @@ async def test_a_device_that_was_left_behind_says_so_and_goes_on_once_it_is_endo
             for client in (a, b):
                 assert (await _next(client)).content == b"from the laptop"
             await b.rotate(bob.key)
-            with pytest.raises(SendRefused) as refused:
-                await at_laptop.send(alice.wallet, b"not any more")
-            assert refused.value.code is Code.UNKNOWN_DEVICE
+            with pytest.raises(DeviceLeftBehind):  # the server has ended its socket
+                await at_laptop.receive()
             with pytest.raises(DeviceLeftBehind):
-                await at_laptop.send(alice.wallet, b"and it is told why")
+                await at_laptop.send(alice.wallet, b"not any more")
         laptop.device.close()
         laptop.device = laptop._open()
         with pytest.raises(DeviceLeftBehind):
@@ -397,6 +397,37 @@ async def test_a_device_that_was_left_behind_says_so_and_goes_on_once_it_is_endo
             await at_laptop.send(alice.wallet, b"from the laptop again")
             for client in (a, b):
                 assert (await _next(client)).content == b"from the laptop again"
+
+
+async def test_what_is_refused_while_keys_are_renewed_elsewhere_says_why_the_next_time(
+    server: Server, people: People, laptop: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice, bob, _ = people
+    half, go_on = asyncio.Event(), asyncio.Event()
+    async with (
+        alice.client(server.url),
+        bob.client(server.url) as b,
+        laptop.client(server.url) as at_laptop,
+    ):
+        await at_laptop.send(alice.wallet, b"before")
+        publish = b._directory.publish_device
+
+        async def publish_later(certificate: Certificate) -> int:
+            half.set()
+            await go_on.wait()
+            return await publish(certificate)
+
+        monkeypatch.setattr(b._directory, "publish_device", publish_later)
+        async with asyncio.TaskGroup() as both:
+            both.create_task(b.rotate(bob.key))
+            await half.wait()
+            # The identity is another one; nobody is left behind before a device goes on with it.
+            with pytest.raises(SendRefused) as refused:
+                await at_laptop.send(alice.wallet, b"meanwhile")
+            assert refused.value.code is Code.UNKNOWN_DEVICE
+            with pytest.raises(DeviceLeftBehind):
+                await at_laptop.send(alice.wallet, b"and it is told why")
+            go_on.set()
 
 
 @pytest.mark.parametrize("point", ["before the state", "after the state"])

@@ -380,6 +380,7 @@ def test_under_uvicorns_own_protocol_a_peer_that_reads_again_sees_the_end(
     with chat_server(tmp_path, ws="websockets-sansio", outbox_bytes=1 << 16) as server:
         # The library pauses its socket when nobody takes frames: the server's buffer fills.
         with server.peer(BOB) as bob:
+            bob.take_little()
             _stall(server, closes)
             frames, code = bob.closed()
         assert code in (4408, 1006)

@@ -273,11 +273,13 @@ def test_asking_again_for_what_is_so_logs_nothing(server: ChatServer) -> None:
     assert len(server.records()) == 1
 
 
-def begin(server: ChatServer, key: str, *members: str, by: str = ALICE) -> httpx.Response:
+def begin(
+    server: ChatServer, key: str, *names: str, by: str = ALICE, **fields: Any
+) -> httpx.Response:
     return server.http.post(
         "/v1/chat/threads",
         headers={"Authorization": f"Bearer {token(by)}", "Idempotency-Key": key},
-        json={"members": list(members), "title": "T"},
+        json={"members": list(names), "title": "T", **fields},
     )
 
 
@@ -301,9 +303,42 @@ def test_a_thread_that_is_begun_again_is_the_one_that_is_there(
     )
     assert begin(server, "k", BOB).json() == made.json() == first.json()
     assert len(server.records()) == 1
-    others = [begin(server, "k", CAROL), begin(server, "l", BOB), begin(server, "k", ALICE, by=BOB)]
+    others = [begin(server, "l", BOB), begin(server, "k", ALICE, by=BOB)]
     ids = {one.json()["thread"] for one in (made, *others)}
-    assert len(ids) == 4
+    assert len(ids) == 3
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"members": [CAROL]},
+        {"members": [BOB, CAROL]},
+        {"title": "U"},
+        {"title": None},
+        {"metadata": {"a": 2}},
+        {"metadata": {}},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_a_key_that_was_used_for_another_thread_is_refused(
+    server: ChatServer, changed: dict[str, Any]
+) -> None:
+    sent: dict[str, Any] = {"members": [BOB], "title": "T", "metadata": {"a": 1}}
+    first = begin(server, "k", **sent)
+    refused = begin(server, "k", **{**sent, **changed})
+    assert (refused.status_code, refused.json()["field"]) == (422, "Idempotency-Key")
+    assert len(server.records()) == 1
+    assert begin(server, "k", **sent).content == first.content
+
+
+def test_a_thread_that_has_changed_since_is_found_by_its_key(server: ChatServer) -> None:
+    made = begin(server, "k", BOB).json()["thread"]
+    assert ask(server, ALICE, "POST", f"/{made}/members", {"members": [CAROL]}).is_success
+    assert ask(server, ALICE, "DELETE", f"/{made}/members/{BOB}").is_success
+    again = begin(server, "k", BOB)
+    assert (again.json()["thread"], again.json()["members"]) == (made, [ALICE, CAROL])
+    assert begin(server, "k", CAROL).status_code == 422
+    assert len(server.records()) == 3
 
 
 def test_the_order_in_which_members_are_named_makes_no_other_thread(server: ChatServer) -> None:

@@ -65,16 +65,59 @@ def test_a_message_that_is_sent_again_with_its_key_is_the_one_that_is_there(
     other = legacy.create(ALICE, BOB)["thread_id"]
     different = (
         send(legacy, thread, "l"),
-        send(legacy, thread, "k", content_hash="b" * 64),
         send(legacy, thread, "k", by=BOB),
-        send(legacy, other, "k"),
+        send(legacy, other, "m"),
         send(legacy, thread, None),
         send(legacy, thread, None),
     )
     assert {one.status_code for one in different} == {201}
-    assert len({one.json()["message_id"] for one in (first, *different)}) == 7
-    assert logged(server) == 7
+    assert len({one.json()["message_id"] for one in (first, *different)}) == 6
+    assert logged(server) == 6
     assert audit_ledger(server.ledger).sound
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"thread_id": "another"},
+        {"content_hash": "b" * 64},
+        {"content_size": 43},
+        {"content_type": "image/png"},
+        {"message_type": "text"},
+        {"metadata": {"note": 2}},
+        {"metadata": {}},
+        {"metadata": None},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_a_key_that_was_used_for_another_message_is_refused(
+    served: tuple[ChatServer, LegacyClient], changed: dict[str, Any]
+) -> None:
+    server, legacy = served
+    thread, other = (legacy.create(ALICE, BOB)["thread_id"] for _ in range(2))
+    sent: dict[str, Any] = {
+        "content_type": "text/plain",
+        "message_type": "file",
+        "metadata": {"note": 1},
+    }
+    first = send(legacy, thread, "k", **sent)
+    if "thread_id" in changed:
+        changed = {"thread_id": other}
+    refused = send(legacy, thread, "k", **{**sent, **changed})
+    assert (refused.status_code, refused.json()["field"]) == (422, "Idempotency-Key")
+    assert logged(server) == 1
+    assert send(legacy, thread, "k", **sent).content == first.content
+
+
+def test_a_key_of_a_message_without_metadata_is_refused_for_one_that_has_some(
+    served: tuple[ChatServer, LegacyClient],
+) -> None:
+    server, legacy = served
+    thread = legacy.create(ALICE, BOB)["thread_id"]
+    first = send(legacy, thread, "k")
+    assert send(legacy, thread, "k", metadata={"note": 1}).status_code == 422
+    assert send(legacy, thread, "k", metadata={}).content == first.content
+    assert logged(server) == 1
 
 
 def test_a_key_is_no_way_around_the_rules(served: tuple[ChatServer, LegacyClient]) -> None:
@@ -157,11 +200,12 @@ def test_a_message_sent_again_after_a_restart_is_the_one_that_is_there(tmp_path:
     """Its caller saw no answer; the ledger knows the message, whatever became of the mailbox."""
     with at_stage(tmp_path, Stage.DUAL) as (_, legacy):
         thread = legacy.create(ALICE, BOB)["thread_id"]
-        first = send(legacy, thread, "k")
+        first = send(legacy, thread, "k", metadata={"lost": "with the mailbox"})
     for file in tmp_path.glob("mailbox.sqlite*"):
         file.unlink()
     with at_stage(tmp_path, Stage.DUAL) as (server, legacy):
-        assert send(legacy, thread, "k").content == first.content
+        again = send(legacy, thread, "k", metadata={"lost": "with the mailbox"})
+        assert again.content == first.content
         assert logged(server) == 1
     move_stage(tmp_path, Stage.DUAL, Stage.SHADOW)
     with at_stage(tmp_path) as (_, legacy):  # the host's own route, from its own records

@@ -63,13 +63,9 @@ class LegacyMessage:
         return EventDraft(LEGACY_MESSAGE, self.sender, metadata)
 
 
-def keyed_message_id(key: str, wallet: str, thread: str, content: str) -> str:
-    """The id of what ``wallet`` posts under a key of its own: the same at every try.
-
-    Another content is another message, so a key that is used again by mistake loses nothing.
-    """
-    parts = (key, wallet, thread, content)
-    return f"message_{labelled_hash(_KEY_LABEL, *(part.encode() for part in parts))[:32]}"
+def keyed_message_id(key: str, wallet: str) -> str:
+    """The id of what ``wallet`` posts under a key of its own: the same at every try."""
+    return f"message_{labelled_hash(_KEY_LABEL, key.encode(), wallet.encode())[:32]}"
 
 
 def from_record(record: Record) -> LegacyMessage:

@@ -79,14 +79,9 @@ def thread_id(entropy: bytes) -> str:
     return f"thread_{entropy.hex()}"
 
 
-def keyed_thread_id(key: str, wallet: str, members: Sequence[str]) -> str:
-    """The id of the thread that ``wallet`` begins under a key of its own: the same at every try.
-
-    Other members make another thread, so a key that is used again by mistake leads to no strangers.
-    Their order does not matter: a client may keep them as a set.
-    """
-    parts = (key, wallet, *sorted(members))
-    return f"thread_{labelled_hash(_KEY_LABEL, *(part.encode() for part in parts))[:32]}"
+def keyed_thread_id(key: str, wallet: str) -> str:
+    """The id of the thread that ``wallet`` begins under a key of its own: the same at every try."""
+    return f"thread_{labelled_hash(_KEY_LABEL, key.encode(), wallet.encode())[:32]}"
 
 
 def legacy_thread_id(legacy: str) -> str:
@@ -252,6 +247,13 @@ class Thread:
     def members(self) -> tuple[str, ...]:
         """Who is a member now, in the order of coming."""
         return tuple(wallet for wallet, spans in self.spans.items() if spans[-1].left is None)
+
+    @property
+    def founders(self) -> frozenset[str]:
+        """Who was in it when it began."""
+        return frozenset(
+            wallet for wallet, spans in self.spans.items() if spans[0].joined == self.created
+        )
 
     def has(self, wallet: str) -> bool:
         spans = self.spans.get(wallet)

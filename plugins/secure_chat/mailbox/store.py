@@ -539,7 +539,7 @@ class Mailbox:
         with self.reading() as connection:
             return index.by_legacy_id(connection, legacy)
 
-    def posted(self, message: str) -> index.Written | None:
+    def posted(self, message: str) -> index.Posted | None:
         """What was posted here by the legacy contract with an id."""
         with self.reading() as connection:
             return index.posted(connection, message)

@@ -74,6 +74,15 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
+class Posted:
+    """A message of the legacy contract in its thread; ``body``: its metadata if they are here."""
+
+    thread: str
+    written: Written
+    body: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """Something that happened to a thread or was written to it, in ledger order."""
 
@@ -254,7 +263,7 @@ def by_legacy_id(connection: Connection, legacy: str) -> str | None:
     )
 
 
-def posted(connection: Connection, message: str) -> Written | None:
+def posted(connection: Connection, message: str) -> Posted | None:
     """The message of the legacy contract with an id, unless it was imported."""
     row = connection.execute(
         select(thread_messages).where(
@@ -263,7 +272,10 @@ def posted(connection: Connection, message: str) -> Written | None:
             thread_messages.c.origin.is_(None),
         )
     ).first()
-    return None if row is None else _written(row)
+    if row is None:
+        return None
+    texts = {} if row.details is None else bodies(connection, [row.details])
+    return Posted(row.thread, _written(row), texts.get(row.details))
 
 
 def beginnings(connection: Connection, ids: Iterable[str]) -> dict[str, Beginning]:

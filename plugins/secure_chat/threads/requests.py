@@ -44,7 +44,7 @@ from plugins.secure_chat.errors import (
 )
 from plugins.secure_chat.service import ChatService
 from plugins.secure_chat.threads.book import ThreadBook
-from plugins.secure_chat.threads.index import Written
+from plugins.secure_chat.threads.index import Posted, Written
 
 KEY_HEADER: Final = "Idempotency-Key"
 MAX_KEY: Final = 128
@@ -118,8 +118,8 @@ class Threads:
         """Begin a thread of ``wallet`` and ``members``, 1 to 100 of them.
 
         ``field``: what the request calls them. ``key``: the caller's own name for the request; with
-        the same key and members the thread that is there already is given. What is logged is
-        answered also while the mailbox cannot be written.
+        the same key the thread that is there already is given. What is logged is answered also
+        while the mailbox cannot be written. Raises InvalidMessage for a key of another request.
         """
         names = _wallets(members, field)
         if wallet not in names:
@@ -127,7 +127,7 @@ class Threads:
         if key is None:
             thread = thread_id(os.urandom(16))
         else:
-            thread = keyed_thread_id(_checked(key), wallet, names)
+            thread = keyed_thread_id(_checked(key), wallet)
         details = await self._keep(title, metadata)
         event = ThreadEvent(Change.CREATED, thread, wallet, tuple(names), details=details)
         try:
@@ -135,6 +135,8 @@ class Threads:
         except NotStored as logged:
             state = fold(None, event, logged.receipt.position)
             return ThreadView(state, title, dict(metadata), logged.receipt.timestamp)
+        if key is not None:
+            await self._require_same(state, names, details_body(title, metadata))
         return (await self.views([state]))[0]
 
     async def add(self, wallet: str, thread: str, members: Sequence[str]) -> Thread:
@@ -182,18 +184,17 @@ class Threads:
     ) -> Written:
         """Log a message of the legacy contract: a hash of content that is elsewhere.
 
-        ``key``: the caller's own name for the request; with the same key, thread and hash the
-        message that is there already is given. What is logged is answered also while the mailbox
-        cannot be written. Raises OutcomeUnknown when it is not known whether it was logged.
+        ``key``: the caller's own name for the request; with the same key the message that is there
+        already is given. What is logged is answered also while the mailbox cannot be written.
+        Raises InvalidMessage for a key of another request, and OutcomeUnknown when it is not known
+        whether it was logged.
         """
-        known = (
-            None if key is None else keyed_message_id(_checked(key), wallet, thread, content_hash)
-        )
+        known = None if key is None else keyed_message_id(_checked(key), wallet)
         details = await self._keep(None, metadata)
         message = LegacyMessage(
             wallet, thread, content_hash, size, content_type, message_type, details, known
         )
-        found: Written | None = None
+        found: Posted | None = None
 
         def look() -> None:
             nonlocal found
@@ -202,6 +203,8 @@ class Threads:
         def decide() -> EventDraft:
             admit(self._book.get(thread), wallet)
             if found is not None:
+                if not _is_same(found, message, details_body(None, metadata)):
+                    raise _key_of_another()
                 raise _Unchanged("it is there already")
             return message.draft()
 
@@ -215,7 +218,7 @@ class Threads:
                 receipt = logged.receipt
             except _Unchanged:
                 assert found is not None  # noqa: S101 (that is why)
-                return found
+                return found.written
         return Written(
             receipt.position,
             wallet,
@@ -228,6 +231,14 @@ class Threads:
             details,
             None,
         )
+
+    async def _require_same(self, state: Thread, members: Sequence[str], asked: bytes) -> None:
+        """Raise InvalidMessage unless the thread was begun as the request with its key asks."""
+        mailbox = self._service.mailbox
+        found = await self._service.read(lambda: mailbox.thread_beginnings([state.id]))
+        _, body = found[state.id]
+        if state.founders != set(members) or not _has_details(state.details, body, asked):
+            raise _key_of_another()
 
     async def _change(
         self, thread: str, make: Callable[[Thread | None], ThreadEvent | None]
@@ -320,6 +331,31 @@ def _checked(key: str) -> str:
     if not (1 <= len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
         raise InvalidMessage(KEY_HEADER, f"{KEY_HEADER} is 1 to {MAX_KEY} printable characters")
     return key
+
+
+def _key_of_another() -> InvalidMessage:
+    return InvalidMessage(KEY_HEADER, f"this {KEY_HEADER} was used for another request")
+
+
+def _is_same(found: Posted, message: LegacyMessage, body: bytes) -> bool:
+    """Whether ``message`` with the metadata ``body`` is the one that was posted."""
+    there = found.written
+    return (
+        found.thread == message.thread
+        and there.content == message.content
+        and there.size == message.size
+        and there.content_type == message.content_type
+        and there.message_type == message.message_type
+        and _has_details(there.details, found.body, body)
+    )
+
+
+def _has_details(digest: str | None, body: bytes | None, asked: bytes) -> bool:
+    """Whether an event with these details was asked for with those; lost ones are not held
+    against a caller."""
+    if digest is None:
+        return asked == NO_DETAILS
+    return body is None or body == asked
 
 
 def _wallets(members: Sequence[str], field: str) -> list[str]:

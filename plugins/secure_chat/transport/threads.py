@@ -80,7 +80,8 @@ def thread_router(chat_of: Callable[[], Chat]) -> APIRouter:
     async def create_thread(request: Request, idempotency_key: Key = None) -> GroupThread:
         """Begin a thread; the caller is its creator and in it.
 
-        With the same Idempotency-Key and members, a thread that was begun is given again.
+        With the same Idempotency-Key, a thread that was begun is given again; 422 when another one
+        is asked for.
         """
         chat = chat_of()
         wallet = caller(request, chat).wallet

@@ -59,7 +59,7 @@ import { KEY, type KeyPair, type PrivateKey, type Suite } from "./suite";
 import { turn } from "./turn";
 
 /** Secrets of one-time prekeys kept, of each kind: five full publications. The oldest go first. */
-const MAX_ONE_TIME_KEPT = 5 * MAX_ONE_TIME;
+export const MAX_ONE_TIME_KEPT = 5 * MAX_ONE_TIME;
 /** More prekeys than a device makes between two backups. */
 const NUMBERS_PASSED = 2 ** 20;
 

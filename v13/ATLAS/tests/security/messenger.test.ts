@@ -11,14 +11,17 @@ import {
   Envelope,
   initiationBody,
 } from "../../src/security/envelope";
+import { describeDevice } from "../../src/security/devices";
 import { CryptoError, type ErrorCode, NoSession } from "../../src/security/errors";
 import { Frame, type FrameFields } from "../../src/security/frame";
+import { Identity } from "../../src/security/identity";
 import { INITIATION } from "../../src/security/labels";
-import { Messenger } from "../../src/security/messenger";
+import { MAX_ONE_TIME_KEPT, Messenger } from "../../src/security/messenger";
 import { nobleSuite } from "../../src/security/noble";
 import { selectSuite } from "../../src/security/select";
 import { SessionStore } from "../../src/security/store";
 import type { Suite } from "../../src/security/suite";
+import { WalletKey } from "../../src/security/wallet";
 import { MemoryStorage } from "./memory";
 import {
   acquaint,
@@ -286,6 +289,37 @@ describe("who", () => {
     expect(await alice.on("a").kept("rotated")).toEqual([]);
     expect(await alice.on("a").learn(bob.roster, [before], notice)).toBe("rotated");
     expect(await alice.on("a").kept("rotated")).toHaveLength(1);
+    const carol = await Person.make(suite, bob.stock, "c", "d");
+    expect(await bob.on("b").learn(carol.roster, [], notice)).toBe("first");
+    await carol.revoke("d");
+    expect(await bob.on("b").learn(carol.roster, [], notice)).toBe("same");
+    expect(await bob.on("b").kept("rotated")).toEqual([]);
+  });
+
+  test("a history that the wallet did not sign rotates nothing: the old key alone may be stolen", async () => {
+    const { alice, bob } = await pair(suite);
+    const first = await bob.renew(true);
+    const { body, postQuantumSignature, previousSignature } = await bob.renew(true);
+    const stolen = WalletKey.generate().sign(body.text);
+    const forged = new Identity(body, stolen, postQuantumSignature, previousSignature);
+    await refused(alice.on("a").learn(bob.roster, [first, forged]), "bad_wallet_signature");
+    expect(await alice.on("a").pinned(bob.roster.wallet)).toEqual(first.id);
+  });
+
+  test("a device endorses none of another identity or by another certificate", async () => {
+    const { alice, bob } = await pair(suite);
+    const { keys } = alice.device("a");
+    const [mine] = bob.certificates;
+    if (mine === undefined) throw new Error("there is a device");
+    const own = describeDevice(bob.identity, "new", keys, mine);
+    expect((await bob.on("b").endorse(own)).endorsement).not.toBeNull();
+    for (const body of [
+      describeDevice(alice.identity, "new", keys, mine),
+      describeDevice(bob.identity, "new", keys, alice.roster.device("a")),
+      describeDevice(bob.identity, "new", keys),
+    ]) {
+      await refused(bob.on("b").endorse(body), "refused");
+    }
   });
 
   /** Bob rotates his identity, and his device goes on; nobody knows yet. */
@@ -464,6 +498,21 @@ describe("state", () => {
       expect(await storage.names("prekey/2/")).toHaveLength(2);
     }
     await refused(messenger.publishPrekeys({ oneTime: 101 }), "refused");
+    const store = await SessionStore.open(storage, bob.device("b").witness);
+    const kinds = ["prekey/3/", "prekey/4/"];
+    await store.transact((records) => {
+      for (let number = 0x100; number < 0x100 + MAX_ONE_TIME_KEPT; number++) {
+        const id = number.toString(16).padStart(8, "0");
+        for (const kind of kinds) records.put(kind + id, new Uint8Array(32));
+      }
+      return Promise.resolve();
+    });
+    await messenger.publishPrekeys({ oneTime: 1 });
+    for (const kind of kinds) {
+      const names = await storage.names(kind);
+      expect(names).toHaveLength(MAX_ONE_TIME_KEPT);
+      expect(names.at(-1)).toBe(`${kind}${(0x100 + MAX_ONE_TIME_KEPT - 1).toString(16).padStart(8, "0")}`);
+    }
   });
 
   test("nothing is returned of what could not be kept", async () => {

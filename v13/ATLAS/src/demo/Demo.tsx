@@ -15,12 +15,21 @@ import { SecureChatProvider } from "../components/SecureChatProvider";
 import theme from "../components/theme.module.css";
 import { injectedWallet } from "../chat/wallet-signer";
 import styles from "./Demo.module.css";
-import { type Account, expiryOf, injectedAccount, login, throwAwayAccount } from "./login";
+import {
+  type Account,
+  injectedAccount,
+  lifetimeOf,
+  login,
+  NoAnswer,
+  throwAwayAccount,
+} from "./login";
 
-/** A new token is fetched so many milliseconds before the old one expires. */
+/** A new token is fetched so many milliseconds before the old one expires, or at half of its life. */
 const BEFORE_EXPIRY = 60_000;
-/** The longest that a timer is set for; a token may live for longer. */
-const LONGEST_TIMER = 3_600_000;
+/** The clock is looked at so often: a timer does not run while the machine sleeps. */
+const LOOK_EVERY = 60_000;
+/** Milliseconds before the next try, while the server does not answer. */
+const TRY_AGAIN = 2_000;
 
 /** Wallets reject with objects of their own. */
 const REFUSED = "Your wallet did not sign, or did not open an account to this page.";
@@ -137,16 +146,26 @@ function Chats({ account, token, onToken, onFailure }: ChatsProps): ReactNode {
   }, [peer]);
 
   useEffect(() => {
-    const expiry = expiryOf(token);
-    if (expiry === null) return;
+    const lifetime = lifetimeOf(token);
+    if (lifetime === null) return;
+    const due = Date.now() + Math.max(lifetime - BEFORE_EXPIRY, lifetime / 2);
+    let wanted = true;
     let timer: ReturnType<typeof setTimeout>;
     const wait = (): void => {
-      const left = expiry - BEFORE_EXPIRY - Date.now();
-      if (left > 0) timer = setTimeout(wait, Math.min(left, LONGEST_TIMER));
-      else login(account).then(onToken, onFailure);
+      timer = setTimeout(look, Math.min(due - Date.now(), LOOK_EVERY));
     };
-    timer = setTimeout(wait, 0);
+    const again = (error: unknown): void => {
+      if (!wanted) return;
+      if (error instanceof NoAnswer) timer = setTimeout(look, TRY_AGAIN);
+      else onFailure(error);
+    };
+    const look = (): void => {
+      if (Date.now() < due) wait();
+      else login(account).then(onToken, again);
+    };
+    wait();
     return () => {
+      wanted = false;
       clearTimeout(timer);
     };
     // eslint-disable-next-line react-hooks/exhaustive-deps -- a new callback is no reason to log in

@@ -38,14 +38,18 @@ export async function injectedAccount(): Promise<Account | null> {
     : { wallet, sign: signerOf(injected, wallet), throwAway: false };
 }
 
+/** The server was not reached, or could not answer now. */
+export class NoAnswer extends Error {}
+
 async function post(path: string, body: object): Promise<Readonly<Record<string, unknown>>> {
   const response = await fetch(path, {
     method: "POST",
     headers: { "content-type": "application/json" },
     body: JSON.stringify(body),
   }).catch(() => {
-    throw new Error("The server does not answer. Try again when it does.");
+    throw new NoAnswer("The server does not answer. Try again when it does.");
   });
+  if (response.status >= 500) throw new NoAnswer("The server cannot log you in now. Try again.");
   if (!response.ok) throw new Error(`The server refused the login (${response.status}).`);
   return (await response.json()) as Readonly<Record<string, unknown>>;
 }
@@ -60,14 +64,17 @@ export async function login({ wallet, sign }: Account): Promise<string> {
   return token;
 }
 
-/** When a token expires, in milliseconds since 1970 (RFC 7519 `exp`); null when it does not say. */
-export function expiryOf(token: string): number | null {
+/**
+ * How long a token is good for, in milliseconds (RFC 7519 `exp` less `iat`); null when it does not say.
+ * Both are the server's clock's, so this browser's may be any.
+ */
+export function lifetimeOf(token: string): number | null {
   const claims = (token.split(".")[1] ?? "").replaceAll("-", "+").replaceAll("_", "/");
   const bytes = fromBase64(claims.padEnd(Math.ceil(claims.length / 4) * 4, "="));
   if (bytes === null) return null;
   try {
-    const { exp } = JSON.parse(new TextDecoder().decode(bytes)) as { exp?: unknown };
-    return typeof exp === "number" ? exp * 1000 : null;
+    const { exp, iat } = JSON.parse(new TextDecoder().decode(bytes)) as Record<string, unknown>;
+    return typeof exp === "number" && typeof iat === "number" ? (exp - iat) * 1000 : null;
   } catch {
     return null;
   }

@@ -203,6 +203,19 @@ test("markup in a message is text", async () => {
   expect(await carol.messages.locator("img, b").count()).toBe(0);
 });
 
+test("a browser whose clock is a day ahead logs in once, like any other", async () => {
+  const ahead = await stage.person((context) =>
+    context.addInitScript(() => {
+      const now = Date.now.bind(Date);
+      Date.now = () => now() + 24 * 3_600_000;
+    }),
+  );
+  await ahead.open(carol.wallet);
+  await ahead.say("from tomorrow");
+  expect(ahead.requested.filter((url) => url.endsWith("/v1/auth/challenge"))).toHaveLength(1);
+  await ahead.leave();
+});
+
 test("a wallet that the person keeps closed is said, and can be tried again", async () => {
   const context = await alice.context.browser()?.newContext();
   if (context === undefined) throw new Error("a browser is open");

@@ -37,9 +37,10 @@ export class Stage {
     this.#browser = browser;
   }
 
-  static async set(): Promise<Stage> {
+  /** `settings`: environment variables of the server. */
+  static async set(settings: Readonly<Record<string, string>> = {}): Promise<Stage> {
     mkdirSync(SCREENSHOTS, { recursive: true });
-    const world = new PythonProcess("world");
+    const world = new PythonProcess("world", settings);
     const { url } = JSON.parse(await world.line()) as { url: string };
     const browser = await chromium.launch(CHROMIUM);
     return new Stage(url, world, browser);
@@ -95,7 +96,34 @@ export class Stage {
     await person.arrive();
     return person;
   }
+
+  /** A person whose browser injects `wallet`, and who connects it. */
+  async walletOwner(
+    wallet: InjectedWallet,
+    ...preparations: readonly Preparation[]
+  ): Promise<Person> {
+    const context = await this.#context();
+    for (const prepare of preparations) await prepare(context);
+    await context.exposeFunction("askWallet", (method: string, params: readonly unknown[]) =>
+      wallet(method, params),
+    );
+    await context.addInitScript(() => {
+      const { askWallet } = window as unknown as { askWallet: InjectedWallet };
+      const request = ({ method, params = [] }: { method: string; params?: unknown[] }): unknown =>
+        askWallet(method, params);
+      Object.assign(window, { ethereum: { request } });
+    });
+    const person = new Person(this, context, await context.newPage());
+    await person.page.goto(this.url);
+    await person.page.getByRole("button", { name: "Connect your wallet" }).click();
+    await person.page.getByRole("textbox", { name: "New conversation" }).waitFor();
+    person.wallet = (await person.page.getByTestId("own-wallet").textContent()) ?? "";
+    return person;
+  }
 }
+
+/** Answers as a wallet does over EIP-1193. */
+export type InjectedWallet = (method: string, params: readonly unknown[]) => unknown;
 
 export class Person {
   readonly stage: Stage;

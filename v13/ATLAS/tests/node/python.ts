@@ -13,10 +13,11 @@ export class PythonProcess {
   #complaint = "";
   #last: Promise<unknown> = Promise.resolve();
 
-  /** `module`: of `tests/client`, as `peer` or `host`. */
-  constructor(module: string) {
+  /** `module`: of `tests/client`, as `peer` or `host`; `settings`: further environment variables. */
+  constructor(module: string, settings: Readonly<Record<string, string>> = {}) {
     const python = process.env["PYTHON"] ?? resolve(ROOT, ".venv/bin/python");
-    this.#process = spawn(python, ["-m", `tests.client.${module}`], { cwd: ROOT });
+    const env = { ...process.env, ...settings };
+    this.#process = spawn(python, ["-m", `tests.client.${module}`], { cwd: ROOT, env });
     this.#process.stderr.on("data", (data: Buffer) => {
       this.#complaint += data.toString();
     });

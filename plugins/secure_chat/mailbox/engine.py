@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -30,12 +32,27 @@ def engine_at(path: Path) -> Engine:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o640)  # as the ledger; SQLite's other files take it over
     engine = create_engine(
-        f"sqlite:///{path}",
+        URL.create("sqlite", database=str(path)),
         hide_parameters=True,  # they are ciphertext and wallets; errors must not show them
         connect_args={"check_same_thread": False},
     )
     event.listen(engine, "connect", _prepare_sqlite)
     return engine
+
+
+def engine_to_read(path: Path) -> Engine:
+    """An SQLite file that is there, for reading, also on a file system that cannot be written.
+
+    There SQLite cannot make the files that it keeps beside a database in use. Are there none, the
+    database is whole in its one file and nobody changes it; else what is in them is read with it.
+    """
+    if not os.statvfs(path).f_flag & os.ST_RDONLY:
+        return engine_at(path)
+    alone = not any(path.with_name(path.name + end).exists() for end in ("-wal", "-shm"))
+    how = {"immutable": "1"} if alone else {"mode": "ro"}
+    name = f"file:{quote(os.fsencode(path.absolute()))}"
+    url = URL.create("sqlite", database=name, query={"uri": "true", **how})
+    return create_engine(url, hide_parameters=True)
 
 
 def engine_for(url: str) -> Engine:

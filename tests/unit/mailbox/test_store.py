@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,14 @@ def conversation() -> list[Stored]:
         stored(6, A2B, 1),
         stored(7, BA, 5),
     ]
+
+
+@pytest.mark.parametrize("name", ["plain", "a?mode=ro", "a#b", "a%20b"])
+def test_the_database_is_in_the_directory_that_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name / "mailbox.sqlite"
+    Mailbox.at(path).close()
+    assert path.stat().st_size
+    assert os.listdir(tmp_path) == [name]
 
 
 def test_every_commit_to_sqlite_is_synced(tmp_path: Path) -> None:

@@ -661,6 +661,13 @@ def test_publishing_is_limited(tmp_path: Path) -> None:
         assert_refused(alice.publish_device("phone"), 429, "rate_limited")
 
 
+def test_a_publication_costs_by_its_prekeys(tmp_path: Path) -> None:
+    """A statement each for the identity, the device, the publication and ten of its prekeys."""
+    with chat_server(tmp_path, statement_burst=21, statements_per_second=1e-3) as server:
+        alice = Registrant(server, "phone", one_time=90).register()
+        assert_refused(alice.publish_identity(), 429, "rate_limited")
+
+
 NAMES = [f"device-{number}" for number in range(65)]
 
 

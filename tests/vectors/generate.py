@@ -1793,6 +1793,8 @@ def messages(alice: Person, bob: Person, pinned: Pinned) -> Document:
         ("frame, another nonce", {"nonce": "AAAAAAAAAAAAAAAA"}, "frame_hash_mismatch"),
         ("frame, another number", {"seq": 2}, "frame_hash_mismatch"),
         ("frame, number 0", {"seq": 0}, "decode"),
+        ("frame, number 2^53", {"seq": 1 << 53}, "decode"),
+        ("frame of another type", {"type": "ACK"}, "decode"),
     ):
         changed = {k: v for k, v in {**signed, **change}.items() if v is not ...}
         doc.bad(name, "frame-verify", error, frame=changed, public=verifying)

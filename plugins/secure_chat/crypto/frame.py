@@ -11,7 +11,7 @@ import struct
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -24,6 +24,8 @@ from plugins.secure_chat.crypto.errors import DecodeError, HashMismatch
 from plugins.secure_chat.crypto.primitives import labelled
 from plugins.secure_chat.errors import HashMismatch as WireHashMismatch
 from plugins.secure_chat.errors import Refusal
+
+_TYPE: Final = "CHAT_MESSAGE"
 
 
 def signing_input(
@@ -102,7 +104,7 @@ class Frame:
     def to_wire(self) -> dict[str, Any]:
         """The CHAT_MESSAGE fields, ready for JSON."""
         fields: dict[str, Any] = {
-            "type": "CHAT_MESSAGE",
+            "type": _TYPE,
             "sender": self.sender,
             "device": self.device,
             "recipient": self.recipient,
@@ -123,6 +125,8 @@ class Frame:
 
         Raises DecodeError by the rules that the server keeps too. Nothing is verified yet.
         """
+        if fields.get("type", _TYPE) != _TYPE:
+            raise DecodeError("not a CHAT_MESSAGE")
         names = wire.ChatMessage.__struct_fields__
         try:
             message = msgspec.convert(

@@ -90,6 +90,8 @@ def test_prekeys_under_the_same_signed_prekey_add_up_and_under_another_replace(
     assert store.publish(PHONE, "p3", publication(8, 9, signed=other)) == Stock(2, 2)
     assert claimed_numbers(store, 1) == [(8, 8)]
     assert store.publication(PHONE) == "p3"
+    again = replace(other, key=os.urandom(32))
+    assert store.publish(PHONE, "p4", publication(10, signed=again)) == Stock(1, 1)
 
 
 def test_a_number_is_not_taken_again_though_the_device_began_anew(store: DirectoryStore) -> None:

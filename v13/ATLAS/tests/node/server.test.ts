@@ -388,6 +388,17 @@ test("a device ended since the directory was asked is left out when a first mess
   expect((await ours.decrypt(frame)).text).toBe("the first message");
 });
 
+test("a device added since the directory was asked is believed at its first message", async () => {
+  const first = await alice.open();
+  const theirs = await bob.client(alice.key.wallet);
+  await theirs.contacts.roster(alice.key.wallet);
+  const second = await Browser.of(alice.key);
+  const further = await FurtherDevice.begin(await second.enrolment());
+  await further.finish(await answerRequest(first, further.request));
+  const frame = await (await second.client(bob.key.wallet)).encrypt("from the new one");
+  expect((await theirs.decrypt(frame)).text).toBe("from the new one");
+});
+
 test("a rotation that is heard of while a first message is prepared does not stop it", async () => {
   const messenger = await alice.open();
   const theirs = await bob.open();

@@ -11,7 +11,7 @@ import {
   Envelope,
   initiationBody,
 } from "../../src/security/envelope";
-import { describeDevice } from "../../src/security/devices";
+import { describeDevice, RevocationBody } from "../../src/security/devices";
 import { CryptoError, type ErrorCode, NoSession } from "../../src/security/errors";
 import { Frame, type FrameFields } from "../../src/security/frame";
 import { Identity } from "../../src/security/identity";
@@ -136,6 +136,8 @@ describe("messages", () => {
     if (!alice || !bob || !carol) throw new Error("three people");
     const message = { recipient: bob.wallet.wallet, content: utf8("x"), ts: 0 };
     await refused(alice.on("a").seal({ ...message, rosters: [bob.roster, carol.roster] }), "refused");
+    await alice.add("another");
+    await connect(alice.on("a"), alice);
     await refused(alice.on("a").seal({ ...message, rosters: [alice.roster] }), "refused");
   });
 
@@ -362,6 +364,26 @@ describe("who", () => {
     const late = await seal(alice, "a", "late");
     await rotate(bob);
     await refused(bob.on("b").open({ frame: late, roster: alice.roster }), "not_addressed");
+    const { storage } = bob.device("b");
+    expect(await storage.names("former/")).toEqual([]);
+  });
+
+  test("an identity rotates when no message waits, and its key has no word after it", async () => {
+    const { alice, bob } = await pair(suite);
+    await connect(bob.on("b"), alice);
+    const frame = await write(bob, "b", alice, "waits");
+    await bob.renew(true);
+    const { identityKey } = bob;
+    await refused(bob.on("b").recertify(bob.roster, { identityKey }), "refused");
+    await bob.on("b").acknowledged(frame);
+    await bob.on("b").recertify(bob.roster, { identityKey });
+    const [certificate] = bob.certificates;
+    if (certificate === undefined) throw new Error("there is a device");
+    const signature = bob.wallet.sign(RevocationBody.of(certificate).text);
+    await bob.on("b").revoke(certificate, signature);
+    await bob.renew(true);
+    await bob.on("b").recertify(bob.roster);
+    await refused(bob.on("b").revoke(certificate, signature), "refused");
   });
 
   test("what a device sealed under its certificate before opens in the session it had", async () => {
@@ -543,6 +565,9 @@ describe("state", () => {
     if (waiting === undefined) throw new Error("it was kept");
     expect(textOf(await bob.on("b").open({ frame: waiting, roster: alice.roster }))).toBe("unseen");
     expect((await write(alice, "a", bob, "next")).seq).toBe(2);
+    // No crash leaves the state further ahead of its witness than one commit.
+    alice.device("a").witness.generation -= 2;
+    expect(await (await alice.restart("a")).rolledBack()).toBe(true);
   });
 
   test("a restored state reads but does not send, until it begins again", async () => {
@@ -559,7 +584,10 @@ describe("state", () => {
       expect(await messenger.active(bob.roster)).toHaveLength(1);
     }
     const messenger = alice.on("a");
+    const { witness } = alice.device("a");
+    const newest = witness.generation;
     await messenger.beginAgain();
+    expect(witness.generation).toBeGreaterThan(newest);
     expect(await messenger.rolledBack()).toBe(false);
     expect(await messenger.outbox()).toEqual([]);
     alice.stock.publish(await messenger.publishPrekeys({ oneTime: 1, rotate: true }));

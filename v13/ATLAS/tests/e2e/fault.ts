@@ -77,3 +77,44 @@ export async function kill({ context, page }: Person): Promise<void> {
   await gone;
   await page.close();
 }
+
+/** The browser lets the site keep so many bytes and no more; null: as many as it usually does. */
+export async function allow(person: Person, quotaSize: number | null): Promise<void> {
+  const { context, page, stage } = person;
+  const browser = await context.newCDPSession(page);
+  const origin = new URL(stage.url).origin;
+  await browser.send("Storage.overrideQuotaForOrigin", {
+    origin,
+    ...(quotaSize === null ? {} : { quotaSize }),
+  });
+  // Chromium goes by what it counted before for half a minute: another database of the site shows it.
+  const full = quotaSize !== null;
+  await person.until(async () => (await page.evaluate(isFull)) === full, "the quota that was set");
+}
+
+/** Runs in the page. */
+async function isFull(): Promise<boolean> {
+  const database = await new Promise<IDBDatabase | null>((resolve) => {
+    const opening = indexedDB.open("probe");
+    opening.onupgradeneeded = () => opening.result.createObjectStore("probe");
+    opening.onsuccess = () => {
+      resolve(opening.result);
+    };
+    opening.onerror = () => {
+      resolve(null);
+    };
+  });
+  if (database === null) return true;
+  const writing = database.transaction("probe", "readwrite");
+  writing.objectStore("probe").put(new Uint8Array(1000), "probe");
+  const full = await new Promise<boolean>((resolve) => {
+    writing.oncomplete = () => {
+      resolve(false);
+    };
+    writing.onabort = () => {
+      resolve(writing.error?.name === "QuotaExceededError");
+    };
+  });
+  database.close();
+  return full;
+}

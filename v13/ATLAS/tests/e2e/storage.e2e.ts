@@ -6,7 +6,7 @@ import { expect, test } from "vitest";
 
 import { type Between, type Fields, isAck, isMessage, without } from "./between";
 import { Cast, type Scene } from "./cast";
-import { catchable, catchAt, evict, isCaught, kill } from "./fault";
+import { allow, catchable, catchAt, evict, isCaught, kill } from "./fault";
 import type { Person } from "./stage";
 
 const cast = Cast.gather();
@@ -193,6 +193,37 @@ test("while nothing can be kept nothing is shown as sent, delivered or read; the
   ]);
   await alice.say("there is room again");
   await hears(alice, "there is room again");
+  isSound(between);
+});
+
+test("a quota that is used up: what finds no room is not shown as kept, and nothing is lost", async () => {
+  const { alice, between, bob } = await scene();
+  await allow(alice, 1);
+  const before = between.written().length;
+  await alice.write("no room for it");
+  await alice.page.getByRole("alert").getByText(NOT_KEPT).first().waitFor();
+  expect(await alice.line("no room for it").count()).toBe(0);
+  // What the person wrote still stands where it was written.
+  expect(await alice.field.inputValue()).toBe("no room for it");
+  expect(between.written().length).toBe(before);
+  expect(await alice.inaccessible()).toEqual([]);
+  await alice.screenshot("the-quota-is-used-up");
+  // A message that comes is not kept, and so not shown; nor is it lost.
+  await cast.say(alice, "comes meanwhile");
+  await alice.until(() => Promise.resolve(between.delivered().length === 2), "Bob's message");
+  expect(await alice.texts()).toEqual(["hello Bob", "hello Alice"]);
+  await allow(alice, null);
+  await alice.page.reload();
+  await alice.sees("comes meanwhile");
+  await alice.open(bob);
+  await alice.say("there is room again");
+  await hears(alice, "there is room again");
+  expect(await alice.texts()).toEqual([
+    "hello Bob",
+    "hello Alice",
+    "comes meanwhile",
+    "there is room again",
+  ]);
   isSound(between);
 });
 

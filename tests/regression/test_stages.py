@@ -23,6 +23,7 @@ from plugins.secure_chat.audit import audit_ledger
 from plugins.secure_chat.core.rewards import begin, fold, message_of
 from plugins.secure_chat.core.stage import Stage
 from plugins.secure_chat.ledger.journal import Journal
+from plugins.secure_chat.legacy import contract
 from plugins.secure_chat.mailbox.store import Mailbox
 from plugins.secure_chat.settings import Settings
 from plugins.secure_chat.transport.asyncapi import openapi
@@ -307,6 +308,23 @@ def test_retired_is_410_with_a_pointer_and_the_chat_goes_on(tmp_path: Path) -> N
             assert gone.json()["successor"] == "/v1/chat/threads"
         assert server.get(f"/v1/chat/threads/{thread}", BOB).status_code == 200
         assert server.post(BOB, message(thread, 1)).status_code == 201
+
+
+@pytest.mark.parametrize("prefix", contract.PREFIXES)
+def test_retired_says_the_same_on_every_route(tmp_path: Path, prefix: str) -> None:
+    with at_stage(tmp_path, Stage.RETIRED) as (server, _):
+        legacy = LegacyClient(server.http, prefix)
+        for method, path in ROUTES:
+            for wallet in (ALICE, None):
+                gone = legacy.ask(wallet, method, path.format(thread_id="x"))
+                assert gone.status_code == 410, (method, path)
+                assert list(gone.json().items()) == [
+                    ("type", "urn:atlas:secure-chat:problem:retired"),
+                    ("title", "Gone"),
+                    ("status", 410),
+                    ("detail", "this contract is retired; /v1/chat/threads is what follows it"),
+                    ("successor", "/v1/chat/threads"),
+                ]
 
 
 def test_without_a_stage_the_chat_answers(tmp_path: Path) -> None:

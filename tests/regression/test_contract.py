@@ -240,6 +240,7 @@ def test_without_a_token_every_route_is_401(legacy: LegacyClient) -> None:
         ("GET", "/threads/x"),
         ("POST", "/messages"),
         ("GET", "/threads/x/messages"),
+        ("PUT", "/threads/x/status?status=ACTIVE"),
     ):
         refused = legacy.ask(None, method, path, {} if method == "POST" else None)
         assert refused.status_code == 401, (method, path)

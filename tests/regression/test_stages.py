@@ -20,8 +20,10 @@ from pydantic import ValidationError
 from websockets.exceptions import InvalidStatus
 
 from plugins.secure_chat.audit import audit_ledger
+from plugins.secure_chat.core.legacy_message import LegacyMessage
 from plugins.secure_chat.core.rewards import begin, fold, message_of
 from plugins.secure_chat.core.stage import Stage
+from plugins.secure_chat.core.thread import Change, ThreadEvent, keyed_thread_id
 from plugins.secure_chat.ledger.journal import Journal
 from plugins.secure_chat.legacy import contract
 from plugins.secure_chat.mailbox.store import Mailbox
@@ -64,8 +66,8 @@ def metric(server: ChatServer, name: str) -> float:
     return 0.0
 
 
-def _is_one(server: ChatServer, name: str) -> bool:
-    return metric(server, name) == 1
+def _is_counted(server: ChatServer, name: str) -> bool:
+    return metric(server, name) > 0
 
 
 @pytest.mark.parametrize("stage", DARK)
@@ -113,7 +115,7 @@ def test_at_shadow_reads_are_compared_and_differences_recorded(tmp_path: Path) -
             "GET /threads",
         ):
             different = f'secure_chat_shadow_reads_total{{result="different",route="{route}"}}'
-            server.wait_for(partial(_is_one, server, different), "it to be compared")
+            server.wait_for(partial(_is_counted, server, different), "it to be compared")
     mailbox = Mailbox.at(tmp_path / "mailbox.sqlite")
     found = [(one.route, one.difference, one.count) for one in mailbox.mismatches()]
     mailbox.close()
@@ -121,6 +123,30 @@ def test_at_shadow_reads_are_compared_and_differences_recorded(tmp_path: Path) -
         ("GET /threads", "total", 1),
         ("GET /threads/{thread_id}", "status 200 404", 1),
         ("GET /threads/{thread_id}/messages", "total", 1),
+    ]
+
+
+def test_at_shadow_what_is_written_is_the_hosts_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also to a thread that the chat knows, where it could write itself."""
+    with at_stage(tmp_path, Stage.DUAL) as (_, legacy):
+        thread = legacy.create(ALICE, BOB)["thread_id"]
+    move_stage(tmp_path, Stage.DUAL, Stage.SHADOW)
+    with at_stage(tmp_path) as (server, legacy):
+        before = server.records()
+        legacy.post(BOB, thread)
+        assert legacy.ask(ALICE, "PUT", f"/threads/{thread}/status", status="ARCHIVED").is_success
+        assert legacy.thread(BOB, thread)["status"] == "ARCHIVED"  # behind any work of the other
+        assert server.records() == before
+        assert server.get(f"/v1/chat/threads/{thread}", ALICE).status_code == 404
+    assert "route=GET" in caplog.text  # the chat has not heard of the change
+    assert "route=POST" not in caplog.text
+    assert "route=PUT" not in caplog.text
+    assert [t["operations"][0]["type"] for t in transactions(tmp_path)] == [
+        "secure_chat_thread_created",
+        "secure_chat_message_posted",
+        "secure_chat_thread_updated",
     ]
 
 
@@ -275,6 +301,42 @@ def test_the_published_document_has_every_answer_of_the_contract(tmp_path: Path)
         for method, path in ROUTES:
             answer = legacy.ask(ALICE, method, path.format(thread_id=thread), {})
             assert published(answer, method, path).status_code == 410
+
+
+@pytest.mark.parametrize("stage", [*DARK, *TAKEN_OVER])
+def test_a_change_of_status_names_its_record(tmp_path: Path, stage: Stage) -> None:
+    """The host's transaction, or the ledger's event."""
+    with at_stage(tmp_path, stage) as (server, legacy):
+        thread = legacy.create(ALICE, BOB)["thread_id"]
+        legacy.create(ALICE, BOB)
+        for status in ("ARCHIVED", "DELETED"):
+            answer = legacy.ask(ALICE, "PUT", f"/threads/{thread}/status", status=status)
+            last = (
+                transactions(tmp_path)[-1]["bundle_hash"]
+                if stage in DARK
+                else server.records()[-1]["id"]
+            )
+            assert answer.json() == {"status": "updated", "transaction_id": last}
+
+
+def test_a_page_has_a_thousand_entries_at_most(tmp_path: Path) -> None:
+    most = contract.LARGEST_PAGE
+    with at_stage(tmp_path, Stage.V2) as (_, legacy):
+        thread = legacy.create(ALICE, BOB)["thread_id"]
+    journal = Journal.open(tmp_path / "genesis_ledger.jsonl")
+    posted = LegacyMessage(ALICE, thread, "a" * 64, 42, "text/plain", "text")
+    begun = (
+        ThreadEvent(Change.CREATED, keyed_thread_id(str(number), ALICE), ALICE, (ALICE,))
+        for number in range(most)
+    )
+    drafts = [*(posted.draft() for _ in range(most + 1)), *(event.draft() for event in begun)]
+    journal.stage(drafts).durable.result()
+    journal.close()
+    with at_stage(tmp_path, Stage.V2) as (_, legacy):
+        messages = legacy.messages(ALICE, thread, limit=5 * most)
+        assert (len(messages["messages"]), messages["total"]) == (most, most + 1)
+        threads = legacy.threads(ALICE, limit=5 * most)
+        assert (len(threads["threads"]), threads["total"]) == (most, most + 1)
 
 
 def test_callers_are_counted_by_route(tmp_path: Path) -> None:

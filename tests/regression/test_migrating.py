@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from plugins.secure_chat.cli import app
 from plugins.secure_chat.core.stage import Stage
 from plugins.secure_chat.mailbox.store import Mailbox
+from tests import exports
 from tests.plugin.chat_server import ALICE, BOB, CAROL
 from tests.regression.legacy_server import LegacyClient, at_stage
 from tests.regression.test_stages import metric
@@ -120,3 +121,21 @@ def test_what_the_chat_mirrored_is_not_taken_over_again(data: Path) -> None:
     migrate(data, "advance", records(data))
     with at_stage(data) as (_, legacy):
         assert legacy.everything(*EVERYONE) == answers
+
+
+def test_callers_see_what_was_imported_from_elsewhere(data: Path) -> None:
+    """v14 named content by its CID, and did not say how large it is."""
+    data.mkdir()
+    sent = exports.conversation_message(1, 1)
+    export = str(exports.write_lines(data / "v14.jsonl", [exports.conversation(1), sent]))
+    migrate(data, "run", export)
+    assert migrate(data, "verify", export)["verified"]
+    with at_stage(data, Stage.V2) as (_, legacy):
+        sender = sent["sender_wallet"]
+        (thread,) = legacy.threads(sender)["threads"]
+        (found,) = legacy.messages(sender, thread["thread_id"])["messages"]
+    assert (thread["thread_id"], thread["creator_id"]) == ("conv_1", sender)
+    assert thread["participants"] == ["wallet_1", "wallet_2"]
+    assert (found["message_id"], found["thread_id"]) == (sent["message_id"], "conv_1")
+    assert (found["sender_id"], found["content_hash"]) == (sender, sent["content_cid"])
+    assert found["content_size"] == 0

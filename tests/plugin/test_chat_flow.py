@@ -525,6 +525,9 @@ def test_a_host_that_stops_the_chat_and_serves_on_closes_its_sockets_1012(tmp_pa
         assert alice.ask(message(BOB, 1))["type"] == "ACK"
         server.http.post("/switch-off").raise_for_status()
         assert alice.closed(at_once=True) == ([], 1012)
+        ready = server.http.get("/health/ready")
+        assert ready.status_code == 503
+        assert ready.json()["reasons"] == ["the chat is starting or stopping"]
 
 
 def test_stopping_keeps_a_receipt_that_was_taken(

@@ -18,6 +18,7 @@ from sqlalchemy import Engine
 from plugins.secure_chat.admission import SignatureCheck
 from plugins.secure_chat.core.envelope import Envelope
 from plugins.secure_chat.core.frames import Ack
+from plugins.secure_chat.core.records import EventDraft
 from plugins.secure_chat.errors import (
     LedgerUnavailable,
     NotAMember,
@@ -451,14 +452,24 @@ async def test_a_defect_behind_a_commit_stops_the_ledger_and_has_nothing_logged_
     assert len((tmp_path / "ledger.jsonl").read_bytes().splitlines()) <= 1
 
 
-async def test_a_server_that_stops_settles_what_syncs(tmp_path: Path) -> None:
+async def test_a_server_that_stops_takes_no_more_and_settles_what_syncs(tmp_path: Path) -> None:
     async with running(tmp_path) as chat:
         await chat.hold_with(1)
         stopping = asyncio.create_task(chat.stop())
-        await chat.until(lambda: chat.service.why_not_ready())
+        await asyncio.sleep(0)  # now it waits for the disk
+        assert chat.service.why_not_ready() == ["the server is shutting down"]
+        chat.submit(envelope(ALICE, BOB, 2))
+        draft = EventDraft("NOTE", ALICE, {})
+        event = asyncio.create_task(chat.service.log(lambda: draft, lambda _receipt: None))
+        await asyncio.sleep(0)
+        assert [type(answer) for answer in chat.answers[2]] == [LedgerUnavailable]
+        assert event.done()
+        assert isinstance(event.exception(), LedgerUnavailable)
+        assert chat.answers[1] == []
         chat.disk.go.set()
         await stopping
         assert positions(chat.answers[1]) == [1]
+        assert chat.journal.head.position == 1
 
 
 async def test_a_checkpoint_vouches_for_rows_that_are_there(

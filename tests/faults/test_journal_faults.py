@@ -201,13 +201,15 @@ def test_f4_what_was_staged_behind_a_refused_group_is_refused_with_it(tmp_path: 
     journal = Journal.open(path, open_file=FullOnce)
     staged = staged_while_the_first_is_written(journal, gate)
     assert cut.wait(60)
-    assert journal.append(draft(99)).position == 1
-    assert all(one.durable.done() for one in staged)  # before the writer took another
+    fresh = journal.stage([draft(99)])
+    journal.close()
+    assert all(one.durable.done() for one in (*staged, fresh))
     for one in staged:
         with pytest.raises(LedgerUnavailable, match="full"):
             one.durable.result()
+    assert fresh.durable.exception() is None
+    assert fresh.receipts[0].position == 1
     assert journal.stopped is None
-    journal.close()
     assert numbers(path) == [99]
     assert audit_ledger(path).sound
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import shutil
 import time
 import uuid
@@ -28,6 +29,7 @@ from pydantic import BaseModel
 from plugins.secure_chat import plugin as secure_chat
 from plugins.secure_chat.audit import audit_ledger
 from plugins.secure_chat.core.note import parse_proof
+from plugins.secure_chat.core.stage import Stage
 from plugins.secure_chat.errors import LedgerBroken
 from plugins.secure_chat.ledger import host as host_ledger
 from plugins.secure_chat.ledger.journal import Journal
@@ -234,6 +236,20 @@ def test_a_foreign_host_with_its_own_ledger_and_users_chats(
     assert report.records == 11
     first = json.loads(path.read_text().splitlines()[0])
     assert signature in (first.get("signature"), first["metadata"].get("signature"))
+
+
+def test_a_host_without_the_newer_hooks_is_served_and_nothing_fails_behind_its_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No legacy stage, no legacy records, nobody who is told of events."""
+    ledger = SyncLedger(str(tmp_path / "genesis_ledger.jsonl"))
+    host = ForeignHost(tmp_path, ledger, {"secure_chat": Settings(stage=Stage.DUAL)})
+    headers = {"Authorization": f"Bearer {host.log_in(ALICE)}"}
+    with serving(host.app(), tmp_path) as server:
+        sent = server.http.post("/v1/chat/messages", headers=headers, json=message(BOB, 1))
+        assert sent.status_code == 201
+    assert "legacy.no_transactions stage=dual" in caplog.text
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 @dataclass

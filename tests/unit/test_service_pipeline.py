@@ -175,6 +175,20 @@ def positions(outcomes: Sequence[Outcome]) -> list[int]:
     return [outcome.position for outcome in outcomes if isinstance(outcome, Ack)]
 
 
+async def test_whoever_waits_for_a_group_that_failed_is_told(tmp_path: Path) -> None:
+    async with running(tmp_path) as chat:
+        await chat.hold_with(1)
+        chat.submit(envelope(ALICE, BOB, 1))  # sent again while it syncs
+        chat.submit(envelope(ALICE, BOB, 2))
+        await chat.stored(2)
+        chat.disk.broken = True
+        chat.disk.go.set()
+        await chat.service.drained()
+        told = {seq: [type(one) for one in answers] for seq, answers in chat.answers.items()}
+        # Of the first nobody knows; the second was never written.
+        assert told == {1: [OutcomeUnknown] * 2, 2: [LedgerUnavailable]}
+
+
 async def test_a_group_is_decided_while_the_one_before_it_syncs(tmp_path: Path) -> None:
     async with running(tmp_path) as chat:
         inbox = Outbox(BOB)

@@ -22,6 +22,7 @@ from plugins.secure_chat.errors import (
     LedgerUnavailable,
     NotAMember,
     NotStored,
+    OutcomeUnknown,
     Refusal,
 )
 from plugins.secure_chat.hub import Outbox
@@ -153,6 +154,23 @@ async def test_an_event_that_is_refused_when_its_turn_comes_is_not_logged(tmp_pa
             await service.log(refuse, nothing)
         assert journal.head.position == 0
         await service.send(envelope(ALICE, BOB, 1))
+
+
+async def test_an_event_that_a_defect_met_is_unknown_once_it_may_be_logged(tmp_path: Path) -> None:
+    def defect() -> EventDraft:
+        raise LookupError
+
+    def fails(_receipt: Receipt) -> None:
+        raise LookupError
+
+    async with running(tmp_path) as (service, journal):
+        with pytest.raises(LedgerUnavailable) as before:
+            await service.log(defect, nothing)
+        assert (type(before.value), journal.head.position) == (LedgerUnavailable, 0)
+        with pytest.raises(OutcomeUnknown):
+            await service.log(lambda: event("created"), fails)
+        assert journal.head.position == 1
+        assert (await service.send(envelope(ALICE, BOB, 1))).position == 2
 
 
 async def test_every_member_gets_a_thread_message_and_its_own_socket_does_not(

@@ -189,6 +189,20 @@ async def test_whoever_waits_for_a_group_that_failed_is_told(tmp_path: Path) -> 
         assert told == {1: [OutcomeUnknown] * 2, 2: [LedgerUnavailable]}
 
 
+async def test_what_a_full_disk_refused_is_new_when_it_is_sent_again(tmp_path: Path) -> None:
+    async with running(tmp_path) as chat:
+        chat.disk.full = True
+        chat.submit(envelope(ALICE, BOB, 1))
+        await chat.service.drained()
+        chat.disk.full = False
+        chat.submit(envelope(ALICE, BOB, 1))
+        await chat.service.drained()
+        refused, taken = chat.answers[1]
+        assert isinstance(refused, LedgerUnavailable)
+        assert isinstance(taken, Ack)
+        assert (taken.position, taken.duplicate) == (1, False)
+
+
 async def test_a_group_is_decided_while_the_one_before_it_syncs(tmp_path: Path) -> None:
     async with running(tmp_path) as chat:
         inbox = Outbox(BOB)

@@ -30,7 +30,7 @@ from plugins.secure_chat import plugin as secure_chat
 from plugins.secure_chat.audit import audit_ledger
 from plugins.secure_chat.core.note import parse_proof
 from plugins.secure_chat.core.stage import Stage
-from plugins.secure_chat.errors import LedgerBroken
+from plugins.secure_chat.errors import ConfigurationError, LedgerBroken
 from plugins.secure_chat.ledger import host as host_ledger
 from plugins.secure_chat.ledger.journal import Journal
 from plugins.secure_chat.settings import Settings
@@ -236,6 +236,28 @@ def test_a_foreign_host_with_its_own_ledger_and_users_chats(
     assert report.records == 11
     first = json.loads(path.read_text().splitlines()[0])
     assert signature in (first.get("signature"), first["metadata"].get("signature"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings", "said"),
+    [
+        ("sideways", Settings(), "must be one of legacy, shadow, dual, v2, retired"),
+        (None, Settings(jwt_secret="short"), "openssl rand -hex 32"),
+        (None, Settings(jwt_secret="dev-secret-change-me-in-prod"), "openssl rand -hex 32"),
+    ],
+)
+async def test_what_a_host_must_not_run_with_is_refused_and_leaves_nothing_open(
+    tmp_path: Path, stage: str | None, settings: Settings, said: str
+) -> None:
+    ledger = SyncLedger(str(tmp_path / "genesis_ledger.jsonl"))
+    host = ForeignHost(tmp_path, ledger, {"secure_chat": settings})
+    host.hook.atlas_legacy_stage = lambda: stage
+    with pytest.raises(ConfigurationError, match=said):
+        await secure_chat.atlas_start(host)
+    again = ForeignHost(tmp_path, ledger)
+    await secure_chat.atlas_start(again)
+    assert secure_chat.atlas_ready(again) == []
+    await secure_chat.atlas_stop(again)
 
 
 def test_a_host_without_the_newer_hooks_is_served_and_nothing_fails_behind_its_back(

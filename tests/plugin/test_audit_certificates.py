@@ -193,23 +193,24 @@ def test_a_statement_whose_signatures_do_not_verify_names_its_event(published: P
         assert (report.finding.position, report.finding.defect) == (number, Defect.STATEMENT)
 
 
-@pytest.mark.parametrize("swap", ["wallet", "device", "kind"])
+@pytest.mark.parametrize("swap", ["wallet", "device", "kind", "identity"])
 def test_an_event_that_logs_anothers_statement_is_named(
     published: Published, tmp_path: Path, swap: str
 ) -> None:
     """A server that logs a statement of somebody else for a wallet, or for another device."""
     lines = [json.loads(line) for line in published.ledger.read_bytes().splitlines()]
-    certified = [
+    wanted = "identity" if swap == "identity" else "device"
+    logged = [
         (n, one)
         for n, one in enumerate(lines, start=1)
-        if one["event_type"] == "IDENTITY" and one["metadata"]["kind"] == "device"
+        if one["event_type"] == "IDENTITY" and one["metadata"]["kind"] == wanted
     ]
-    target, other = certified[1][0], certified[2][1]["metadata"]["id"]
+    target, other = logged[-2][0], logged[-1][1]["metadata"]["id"]
 
     def change(number: int, event: Event) -> Event:
         if number != target:
             return event
-        if swap == "wallet":
+        if swap in ("wallet", "identity"):
             metadata = {**event.metadata, "id": other}
         elif swap == "device":
             metadata = {**event.metadata, "device": "ghost"}

@@ -89,6 +89,10 @@ test("a refusal is told with its code, and a fresh token tries again", async () 
   await render({ token: "new", onMessage });
   expect(FarEnd.opened).toHaveLength(2);
   expect(seen.error).toBe(null);
+  act(() => {
+    FarEnd.latest.onclose({ code: 1008 });
+  });
+  expect(seen.error).toBe("the server refused");
 });
 
 test("it ends with the component", async () => {

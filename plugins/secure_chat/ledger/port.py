@@ -100,6 +100,8 @@ class JournalLedger:
             under_way -= 1
             if under_way or committed.done():
                 return
+            if not beside.cancelled():
+                beside.exception()  # seen: whoever began it asks when what was committed is durable
             error = staged.durable.exception()
             if error is None:
                 committed.set_result(staged.receipts)

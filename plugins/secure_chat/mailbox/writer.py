@@ -160,6 +160,7 @@ class _RowProcess(asyncio.SubprocessProtocol):
         self._input: asyncio.WriteTransport
         self._unanswered: deque[_Waiting] = deque()
         self._hangs: asyncio.TimerHandle | None = None
+        self._closing = False
         self._exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @classmethod
@@ -203,7 +204,10 @@ class _RowProcess(asyncio.SubprocessProtocol):
         return done
 
     async def close(self) -> None:
-        """End it when it has answered."""
+        """End it when it has answered, or does not."""
+        self._closing = True
+        if self._hangs is None:
+            self._watch()
         self._input.close()
         await self._exited
 
@@ -219,9 +223,9 @@ class _RowProcess(asyncio.SubprocessProtocol):
         if self._hangs is not None:
             self._hangs.cancel()
             self._hangs = None
-        if self._unanswered:
+        if self._unanswered or self._closing:
             self._watch()
-        else:
+        if not self._unanswered:
             self._idle()
 
     def process_exited(self) -> None:

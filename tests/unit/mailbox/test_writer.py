@@ -305,6 +305,19 @@ async def test_closing_writes_what_was_begun_and_leaves_no_process(
     assert not caplog.records
 
 
+async def test_closing_ends_a_process_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "ANSWER_SECONDS", 0.01)
+    opened = Opened(tmp_path / "mailbox.sqlite")
+    await opened.start()
+    pid = opened.pid
+    os.kill(pid, signal.SIGSTOP)
+    await patiently(asyncio.ensure_future(opened.close()))
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
 async def test_a_service_manager_s_signals_do_not_end_the_process(
     opened: Opened, threads: list[int]
 ) -> None:

@@ -183,7 +183,7 @@ class _RowProcess(asyncio.SubprocessProtocol):
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             pass_fds=claim,
         )
-        process._input.write(setup)
+        process._send(setup)
         return process
 
     @property
@@ -198,7 +198,7 @@ class _RowProcess(asyncio.SubprocessProtocol):
         """Have ``rows`` written; ``otherwise`` does the same when the process ends before."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._unanswered.append(_Waiting(otherwise, done))
-        self._input.write(rows)
+        self._send(rows)
         if self._hangs is None:
             self._watch()
         return done
@@ -238,6 +238,11 @@ class _RowProcess(asyncio.SubprocessProtocol):
         self._unanswered.clear()
         self._exited.set_result(None)
         self._ended(unanswered)
+
+    def _send(self, request: bytes) -> None:
+        # uvloop closes the pipe of a process that has ended, and raises here, before it says so.
+        if not self._input.is_closing():
+            self._input.write(request)
 
     def _watch(self) -> None:
         self._hangs = asyncio.get_running_loop().call_later(ANSWER_SECONDS, self._kill)

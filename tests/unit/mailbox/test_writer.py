@@ -7,6 +7,7 @@ import base64
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -150,6 +151,65 @@ def test_it_does_so_in_the_server_s_own_event_loop(tmp_path: Path) -> None:
 
     uvloop.run(run())
     assert rows(path) == by_thread(tmp_path / "other.sqlite", *BATCHES)
+
+
+def test_what_comes_while_the_end_of_the_process_is_not_known_yet_is_written(
+    tmp_path: Path,
+) -> None:
+    """The server's event loop closes the pipe first, and raises where that is written to."""
+    path = tmp_path / "mailbox.sqlite"
+    batches = [batch(first, AB) for first in range(3, 400, ROWS)]
+
+    async def run() -> int:
+        made = Opened(path)
+        try:
+            await made.start()
+            pid = made.pid
+            os.kill(pid, signal.SIGKILL)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            coming = iter(batches)
+            begun = [made.store(next(coming))]
+            while made.writer.process is not None:
+                begun.append(made.store(next(coming)))
+                await asyncio.sleep(0)
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.gather(*begun)
+            return len(begun)
+        finally:
+            await made.close()
+
+    count = uvloop.run(run())
+    assert rows(path) == by_thread(tmp_path / "other.sqlite", BATCHES[0], *batches[:count])
+
+
+def test_a_process_that_ends_at_once_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    true = shutil.which("true")
+    assert true is not None
+    monkeypatch.setattr(sys, "executable", true)
+
+    async def have_it_ended() -> None:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)  # the loop knows of it afterwards
+
+    async def start_and_store() -> None:
+        opened = Opened(tmp_path / "mailbox.sqlite")
+        try:
+            await opened.store(BATCHES[0])
+            async with asyncio.TaskGroup() as both:
+                both.create_task(opened.writer.start())
+                both.create_task(have_it_ended())
+            for one in BATCHES[1:]:
+                await patiently(opened.store(one))
+            assert opened.writer.process is None
+        finally:
+            await opened.close()
+
+    uvloop.run(start_and_store())
+    assert [record.getMessage() for record in caplog.records] == [
+        "mailbox.without_process error=ended"
+    ]
+    assert rows(tmp_path / "mailbox.sqlite") == by_thread(tmp_path / "other.sqlite", *BATCHES)
 
 
 async def test_each_commit_of_the_process_is_synced(opened: Opened) -> None:

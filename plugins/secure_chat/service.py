@@ -557,12 +557,12 @@ class ChatService:
                     envelope = item.envelope
                     frame = delivered(envelope, receipt)
                     group.stored.append(_stored(envelope, item.stream, receipt, frame))
+                committed = self.ledger.checkpoint.head.position
+                group.storing = self._writer.store(group.stored, committed=committed)
             except Exception:
                 # The ledger may have the group by now; the next start decides from the file.
                 self.ledger.stop("a group failed inside; restart to recover")
                 raise
-            committed = self.ledger.checkpoint.head.position
-            group.storing = self._writer.store(group.stored, committed=committed)
             return group.storing
 
         group.begun = self._monotonic()

@@ -463,15 +463,16 @@ async def test_a_mailbox_that_fails_by_a_defect_has_nothing_logged_twice(tmp_pat
         assert chat.journal.head.position == 1
 
 
+@pytest.mark.parametrize("what", ["delivered", "MailboxWriter.store"])
 async def test_a_defect_behind_a_commit_stops_the_ledger_and_has_nothing_logged_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    def fail(*_: object) -> bytes:
+    def fail(*_: object, **__: object) -> bytes:
         raise LookupError
 
     async with running(tmp_path) as chat:
         with monkeypatch.context() as patched:
-            patched.setattr("plugins.secure_chat.service.delivered", fail)
+            patched.setattr(f"plugins.secure_chat.service.{what}", fail)
             with pytest.raises(LedgerUnavailable):
                 await chat.service.send(envelope(ALICE, BOB, 1))
         assert chat.service.why_not_ready()

@@ -166,7 +166,8 @@ def test_what_comes_while_the_end_of_the_process_is_not_known_yet_is_written(
             await made.start()
             pid = made.pid
             os.kill(pid, signal.SIGKILL)
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            # The loop is to know of it afterwards.
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222
             coming = iter(batches)
             begun = [made.store(next(coming))]
             while made.writer.process is not None:
@@ -190,7 +191,8 @@ def test_a_process_that_ends_at_once_is_none(
     monkeypatch.setattr(sys, "executable", true)
 
     async def have_it_ended() -> None:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)  # the loop knows of it afterwards
+        # The loop is to know of it afterwards.
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222
 
     async def start_and_store() -> None:
         opened = Opened(tmp_path / "mailbox.sqlite")

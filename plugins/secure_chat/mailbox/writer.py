@@ -91,10 +91,10 @@ class MailboxWriter:
 
     async def close(self) -> None:
         """Write what was begun, and end."""
-        if self._starting is not None:
-            self._starting.cancel()
-            await asyncio.wait((self._starting,))
         self._closing = True
+        if self._starting is not None:
+            # Not cancelled: a process that has just been made would be left to itself.
+            await asyncio.wait((self._starting,))
         if self._process is not None:
             await self._process.close()
         self._thread.shutdown()

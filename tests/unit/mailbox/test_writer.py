@@ -367,6 +367,20 @@ async def test_closing_writes_what_was_begun_and_leaves_no_process(
     assert not caplog.records
 
 
+@pytest.mark.parametrize("turns", range(8))
+async def test_closing_while_the_process_is_started_leaves_none(tmp_path: Path, turns: int) -> None:
+    opened = Opened(tmp_path / "mailbox.sqlite")
+    begun = opened.store(batch(1, AB))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await patiently(begun)
+    await patiently(asyncio.ensure_future(opened.close()))
+    other = Mailbox.at(tmp_path / "mailbox.sqlite")
+    other.claim()  # nobody else holds it
+    other.close()
+    assert len(rows(opened.path)["messages"]) == ROWS
+
+
 async def test_closing_ends_a_process_that_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

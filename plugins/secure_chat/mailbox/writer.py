@@ -58,20 +58,21 @@ class MailboxWriter:
         """Begin ``change``, a blocking write, when all that came before is written."""
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._changes += 1
-        self._behind.append(_Waiting(partial(self._guarded, change), done))
+        self._behind.append(_Waiting(change, done))
         self._go_on()
         return done
 
     def store(self, batch: Sequence[Stored], *, committed: int) -> asyncio.Future[None]:
         """Begin ``Mailbox.store``. Raises, when awaited, what that does."""
+        here = partial(self._mailbox.store, batch, committed=committed)
         if self._process is None:
             if len(batch) >= MANY:
                 self._start_soon()
         elif not self._changes:
             rows = self._mailbox.rows(batch, committed=committed)
             if rows is not None:
-                return self._process.write(rows, partial(self._store, batch, committed))
-        return self.change(partial(self._store, batch, committed))
+                return self._process.write(rows, here)
+        return self.change(here)
 
     @property
     def process(self) -> int | None:
@@ -99,9 +100,6 @@ class MailboxWriter:
             await self._process.close()
         self._thread.shutdown()
 
-    def _store(self, batch: Sequence[Stored], committed: int) -> None:
-        self._mailbox.store(batch, committed=committed)
-
     def _guarded(self, change: Callable[[], T]) -> T:
         """In the thread."""
         try:
@@ -117,7 +115,7 @@ class MailboxWriter:
         loop = asyncio.get_running_loop()
         while self._behind:
             waiting = self._behind.popleft()
-            begun = loop.run_in_executor(self._thread, waiting.change)
+            begun = loop.run_in_executor(self._thread, self._guarded, waiting.change)
             begun.add_done_callback(partial(self._changed, waiting.done))
 
     def _changed(self, done: asyncio.Future[Any], begun: asyncio.Future[Any]) -> None:
@@ -140,9 +138,7 @@ class MailboxWriter:
         if not self._closing:
             self._failed("ended")
         self._changes += len(unanswered)
-        self._behind.extendleft(
-            _Waiting(partial(self._guarded, change), done) for change, done in reversed(unanswered)
-        )
+        self._behind.extendleft(reversed(unanswered))
         self._go_on()
 
     def _failed(self, how: str) -> None:

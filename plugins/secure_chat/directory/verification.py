@@ -7,8 +7,6 @@ a good signature. The process ends when its input does, so it never outlives who
 
 from __future__ import annotations
 
-import signal
-import struct
 import sys
 from binascii import a2b_base64
 from collections.abc import Sequence
@@ -18,10 +16,9 @@ import msgspec
 from nacl.bindings import crypto_sign_open
 from nacl.exceptions import BadSignatureError
 
+from plugins.secure_chat.child_process import HEADER, ignore_signals
 from plugins.secure_chat.core.envelope import Envelope
 from plugins.secure_chat.crypto.frame import signing_input
-
-HEADER: Final = struct.Struct(">I")
 
 
 class Job(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -93,9 +90,7 @@ def answer_requests(requests: BinaryIO, answers: BinaryIO) -> None:
 
 
 def main() -> None:
-    # A service manager signals every process: this one is needed until the server has drained.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ignore_signals()
     answer_requests(sys.stdin.buffer, sys.stdout.buffer)
 
 

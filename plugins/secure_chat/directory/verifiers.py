@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +17,8 @@ from typing import Final
 
 import msgspec
 
-from plugins.secure_chat.directory.verification import HEADER, Job, verify_batch
+from plugins.secure_chat.child_process import command, environment, framed
+from plugins.secure_chat.directory.verification import Job, verify_batch
 
 log: Final = logging.getLogger(__name__)
 
@@ -51,13 +50,11 @@ class _Verifier:
     async def start(cls) -> _Verifier:
         """Raises OSError."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable or "",
-            "-m",
-            "plugins.secure_chat.directory.verification",
+            *command("plugins.secure_chat.directory.verification"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,  # a traceback might quote what was signed
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            env=environment(),
         )
         return cls(process)
 
@@ -68,7 +65,7 @@ class _Verifier:
             if self._unread:
                 raise EOFError
             self._unread = True  # until it is read: who asks next must not be given this answer
-            self._requests.write(HEADER.pack(len(request)) + request)
+            self._requests.write(framed(request))
             answer = await self._answers.readexactly(len(jobs))
             self._unread = False
             return [good == 1 for good in answer]

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import sqlite3
-import struct
 import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
 
-HEADER: Final = struct.Struct(">I")
+from plugins.secure_chat.child_process import HEADER, framed, ignore_signals
+
 STORED: Final = b"\x01"
-# What is written between two checkpoints of SQLite's log: about its own thousand pages.
+# Of requests between two checkpoints of SQLite's log. The log has more: whole pages of each commit,
+# and all that was written while somebody reads.
 CHECKPOINT_BYTES: Final = 4 << 20
 READ_BYTES: Final = 1 << 20
 
@@ -41,8 +41,7 @@ _TRANSACTION: Final[msgspec.msgpack.Decoder[list[list[Any]]]] = msgspec.msgpack.
 
 
 def request(body: Setup | list[list[tuple[Any, ...]]]) -> bytes:
-    encoded = msgspec.msgpack.encode(body)
-    return HEADER.pack(len(encoded)) + encoded
+    return framed(msgspec.msgpack.encode(body))
 
 
 def write_rows(database: sqlite3.Connection, requests: int, answers: int) -> None:
@@ -93,9 +92,7 @@ def _arriving(requests: int) -> Iterator[list[bytes]]:
 
 
 def main() -> None:
-    # A service manager signals every process: this one is needed until the server has drained.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ignore_signals()
     gc.disable()  # nothing here makes cycles
     try:
         database = sqlite3.connect(sys.argv[1], isolation_level=None)

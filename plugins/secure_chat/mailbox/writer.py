@@ -11,8 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
+from plugins.secure_chat.child_process import command, environment
 from plugins.secure_chat.errors import DatabaseTaken
 from plugins.secure_chat.mailbox.rows import STORED
 from plugins.secure_chat.mailbox.store import Mailbox, Stored
@@ -171,12 +170,9 @@ class _RowProcess(asyncio.SubprocessProtocol):
         """Raises OSError. ``claim``: descriptors that it holds as long as it lives."""
         _, process = await asyncio.get_running_loop().subprocess_exec(
             lambda: cls(idle, ended),
-            sys.executable or "",
-            "-m",
-            "plugins.secure_chat.mailbox.rows",
-            database,
+            *command("plugins.secure_chat.mailbox.rows", database),
             stderr=asyncio.subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            env=environment(),
             pass_fds=claim,
         )
         process._send(setup)

@@ -204,12 +204,12 @@ test("markup in a message is text", async () => {
 });
 
 test("a browser whose clock is a day ahead logs in once, like any other", async () => {
-  const ahead = await stage.person((context) =>
-    context.addInitScript(() => {
+  const ahead = await stage.person(async (context) => {
+    await context.addInitScript(() => {
       const now = Date.now.bind(Date);
       Date.now = () => now() + 24 * 3_600_000;
-    }),
-  );
+    });
+  });
   await ahead.open(carol.wallet);
   await ahead.say("from tomorrow");
   expect(ahead.requested.filter((url) => url.endsWith("/v1/auth/challenge"))).toHaveLength(1);

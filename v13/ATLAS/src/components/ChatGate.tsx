@@ -9,6 +9,7 @@ import { type Bytes, fromBase64, toBase64 } from "../security/bytes";
 import { CryptoError } from "../security/errors";
 import styles from "./ChatGate.module.css";
 import { Copy } from "./Copy";
+import { Problem } from "./Problem";
 import theme from "./theme.module.css";
 import { problemText, type Words } from "./words";
 
@@ -146,11 +147,7 @@ function JoinDevice({ chat, request }: JoinDeviceProps): ReactNode {
         </form>
       )}
       {underWay && <p role="status">One moment. Your wallet may ask you to sign.</p>}
-      {problem !== null && (
-        <p className={theme["problem"]} role="alert">
-          {problem}
-        </p>
-      )}
+      <Problem text={problem} />
     </>
   );
 }

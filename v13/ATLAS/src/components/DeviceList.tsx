@@ -10,6 +10,7 @@ import type { Roster } from "../security/roster";
 import { Copy } from "./Copy";
 import styles from "./DeviceList.module.css";
 import { Dialog } from "./Dialog";
+import { Problem } from "./Problem";
 import theme from "./theme.module.css";
 import { shortWallet, whyItFailed, type Words } from "./words";
 
@@ -47,11 +48,7 @@ export function DeviceList({ session, peer, onClose }: DeviceListProps): ReactNo
   return (
     <Dialog title="Devices" onClose={onClose}>
       <p>Messages are encrypted for these devices and for no others.</p>
-      {problem !== null && (
-        <p className={theme["problem"]} role="alert">
-          The devices are not known. {problem}
-        </p>
-      )}
+      <Problem text={problem} what="The devices are not known." />
       {["You", shortWallet(peer)].map((who, index) => (
         <section key={who}>
           <h3 className={styles["who"]}>{who}</h3>
@@ -126,11 +123,7 @@ function AddDevice({ session }: { readonly session: ChatSession }): ReactNode {
           setRequest(event.target.value);
         }}
       />
-      {problem !== null && (
-        <p className={theme["problem"]} role="alert">
-          {problem}
-        </p>
-      )}
+      <Problem text={problem} />
       <button type="submit" className={theme["button"]} disabled={underWay || request.trim() === ""}>
         Make the answer
       </button>
@@ -181,11 +174,7 @@ function RenewKeys({ session, onRenewed }: RenewKeysProps): ReactNode {
       >
         Renew
       </button>
-      {problem !== null && (
-        <p className={theme["problem"]} role="alert">
-          {problem}
-        </p>
-      )}
+      <Problem text={problem} />
       {done && <p role="status">Your keys are renewed. Now add your other devices again.</p>}
     </details>
   );

@@ -8,6 +8,7 @@ import type { Contact } from "../security/contacts";
 import { grouped } from "../security/safety";
 import { Dialog } from "./Dialog";
 import styles from "./SafetyNumber.module.css";
+import { Problem } from "./Problem";
 import theme from "./theme.module.css";
 import { problemText, shortWallet, whyItFailed, type Words } from "./words";
 
@@ -60,11 +61,7 @@ export function SafetyNumber({ session, peer, changed, onClose }: SafetyNumberPr
   return (
     <Dialog title="Safety number" onClose={onClose}>
       {found === null && <p role="status">Asking the key directory…</p>}
-      {found !== null && "problem" in found && (
-        <p className={theme["problem"]} role="alert">
-          {found.problem}
-        </p>
-      )}
+      {found !== null && "problem" in found && <Problem text={found.problem} />}
       {found !== null && "number" in found && (
         <>
           <p>
@@ -87,11 +84,7 @@ export function SafetyNumber({ session, peer, changed, onClose }: SafetyNumberPr
               I have compared it: accept
             </button>
           )}
-          {accepting.problem !== null && (
-            <p className={theme["problem"]} role="alert">
-              It was not accepted. {accepting.problem}
-            </p>
-          )}
+          <Problem text={accepting.problem} what="It was not accepted." />
         </>
       )}
     </Dialog>

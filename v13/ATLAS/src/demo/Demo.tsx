@@ -11,6 +11,7 @@ import {
 import { ChatWindow } from "../components/ChatWindow";
 import { Copy } from "../components/Copy";
 import { Inbox } from "../components/Inbox";
+import { Problem } from "../components/Problem";
 import { SecureChatProvider } from "../components/SecureChatProvider";
 import theme from "../components/theme.module.css";
 import { injectedWallet } from "../chat/wallet-signer";
@@ -84,11 +85,7 @@ function Welcome({ problem, onEnter, onFailure }: WelcomeProps): ReactNode {
   return (
     <main className={`${theme["theme"] ?? ""} ${styles["welcome"] ?? ""}`}>
       <h1>ATLAS secure chat</h1>
-      {problem !== null && (
-        <p className={theme["problem"]} role="alert">
-          {problem}
-        </p>
-      )}
+      <Problem text={problem} />
       {injectedWallet() !== null && (
         <button
           type="button"

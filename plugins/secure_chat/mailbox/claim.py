@@ -24,6 +24,7 @@ from plugins.secure_chat.errors import (
     LedgerUnusable,
 )
 from plugins.secure_chat.ledger.file import WriterLock
+from plugins.secure_chat.mailbox.engine import file_of
 from plugins.secure_chat.mailbox.tables import database_claim
 
 LEFT_SECONDS: Final = 2.0  # that a server which was killed may still write
@@ -62,10 +63,9 @@ class FileClaim:
     """An OS lock on ``<database>.lock``. It is never lost."""
 
     def __init__(self, engine: Engine) -> None:
-        assert engine.url.database is not None  # noqa: S101 (engine_at gave it)
         self._engine = engine
         try:
-            self._lock = _locked(Path(engine.url.database).resolve())  # whatever leads there
+            self._lock = _locked(Path(file_of(engine)).resolve())  # whatever leads there
         except LedgerLocked:
             raise DatabaseUnusable(_IN_USE) from None
         except LedgerUnusable as error:

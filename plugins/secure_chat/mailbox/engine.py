@@ -12,12 +12,14 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from plugins.secure_chat.errors import ConfigurationError
+from plugins.secure_chat.mailbox.wal import KEEP_LONG_BYTES
 
 FILE_NAME: Final = "mailbox.sqlite"
 PREPARE_SQLITE: Final = (
     "PRAGMA busy_timeout=5000",
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL",
+    KEEP_LONG_BYTES,
 )
 """What every connection to an SQLite file begins with, in whichever process."""
 
@@ -83,6 +85,12 @@ def engine_for(url: str) -> Engine:
         raise ConfigurationError(
             "PostgreSQL needs the package psycopg: pip install 'psycopg[binary]'"
         ) from None
+
+
+def file_of(engine: Engine) -> str:
+    """The path of an SQLite database that ``engine_at`` made."""
+    assert engine.url.database is not None  # noqa: S101 (engine_at gave it)
+    return engine.url.database
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

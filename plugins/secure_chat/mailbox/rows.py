@@ -19,11 +19,12 @@ from typing import Any, Final
 import msgspec
 
 from plugins.secure_chat.child_process import HEADER, framed, ignore_signals
+from plugins.secure_chat.mailbox.wal import WriteAheadLog
 
 STORED: Final = b"\x01"
-# Of requests between two checkpoints of SQLite's log. The log has more: whole pages of each commit,
-# and all that was written while somebody reads.
+# What is written between two checkpoints of SQLite's log: one to four thousand pages of it.
 CHECKPOINT_BYTES: Final = 4 << 20
+TRANSACTION_BYTES: Final = 16 << 10  # and more, whatever is in it: it writes whole pages
 READ_BYTES: Final = 1 << 20
 
 
@@ -44,8 +45,12 @@ def request(body: Setup | list[list[tuple[Any, ...]]]) -> bytes:
     return framed(msgspec.msgpack.encode(body))
 
 
-def write_rows(database: sqlite3.Connection, requests: int, answers: int) -> None:
-    """Write until the input ends. ``database`` is in autocommit; the others are descriptors.
+def write_rows(
+    database: sqlite3.Connection, log: WriteAheadLog, requests: int, answers: int
+) -> None:
+    """Write until the input ends.
+
+    ``database`` is in autocommit, ``log`` is its; the others are descriptors.
 
     What has come by the time is one transaction, however many requests that is.
     Raises sqlite3.Error.
@@ -69,9 +74,12 @@ def write_rows(database: sqlite3.Connection, requests: int, answers: int) -> Non
         database.execute("COMMIT")
         # crash point: durable, and no answer
         os.write(answers, STORED * len(bodies))
+        written += TRANSACTION_BYTES
         if written >= CHECKPOINT_BYTES:
             database.execute("PRAGMA wal_checkpoint(PASSIVE)")
             written = 0
+        if log.is_long:
+            log.begin_anew(database)
 
 
 def _arriving(requests: int) -> Iterator[list[bytes]]:
@@ -96,7 +104,8 @@ def main() -> None:
     gc.disable()  # nothing here makes cycles
     try:
         database = sqlite3.connect(sys.argv[1], isolation_level=None)
-        write_rows(database, sys.stdin.fileno(), sys.stdout.fileno())
+        log = WriteAheadLog(sys.argv[1])
+        write_rows(database, log, sys.stdin.fileno(), sys.stdout.fileno())
     except (sqlite3.Error, OSError):
         os._exit(1)  # without a text: it might quote a row
     os._exit(0)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import sqlite3
 from binascii import a2b_base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 from sqlalchemy import (
@@ -43,7 +44,7 @@ from plugins.secure_chat.errors import LedgerUnavailable, NotAMember
 from plugins.secure_chat.ledger.journal import START, Checkpoint
 from plugins.secure_chat.legacy import stages
 from plugins.secure_chat.mailbox.claim import Claim, claim
-from plugins.secure_chat.mailbox.engine import PREPARE_SQLITE, engine_at
+from plugins.secure_chat.mailbox.engine import PREPARE_SQLITE, engine_at, file_of
 from plugins.secure_chat.mailbox.rows import Setup, request
 from plugins.secure_chat.mailbox.tables import (
     identity_events,
@@ -53,6 +54,7 @@ from plugins.secure_chat.mailbox.tables import (
     receipts,
     streams,
 )
+from plugins.secure_chat.mailbox.wal import WriteAheadLog
 from plugins.secure_chat.migrations.schema import refuse_unknown, upgrade
 from plugins.secure_chat.threads import index
 from plugins.secure_chat.threads.tables import thread_members
@@ -175,6 +177,9 @@ class Mailbox:
         self._engine = engine
         self._stream_ids: dict[Stream, int] = {}
         self._claim: Claim | None = None
+        self._log: WriteAheadLog | None = None
+        if engine.dialect.name == "sqlite":
+            self._log = WriteAheadLog(file_of(engine))
         if upgraded:
             upgrade(engine)
         else:
@@ -231,12 +236,11 @@ class Mailbox:
 
         None when this database has no such process.
         """
-        if self._engine.dialect.name != "sqlite":
+        if self._log is None:
             return None
         statements = (self._advance.sql, self._insert.sql, self._vouch.sql)
         claim = () if self._claim is None else self._claim.descriptors
-        assert self._engine.url.database is not None  # noqa: S101 (engine_at gave it)
-        return self._engine.url.database, request(Setup(PREPARE_SQLITE, statements)), claim
+        return file_of(self._engine), request(Setup(PREPARE_SQLITE, statements)), claim
 
     def rows(self, batch: Sequence[Stored], *, committed: int) -> bytes | None:
         """What ``store`` would write, as a request to that process; the caller has it written.
@@ -652,6 +656,9 @@ class Mailbox:
                 yield connection
         except DBAPIError as error:
             raise LedgerUnavailable(_reason(error)) from error
+        if self._log is not None and self._log.is_long:
+            with contextlib.closing(self._engine.raw_connection()) as checked_out:
+                self._log.begin_anew(cast(sqlite3.Connection, checked_out.driver_connection))
 
     def _store(
         self, connection: Connection, batch: Sequence[Stored], known: Mapping[Stream, int]

@@ -12,7 +12,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from plugins.secure_chat.core.thread import thread_id
 from plugins.secure_chat.errors import DatabaseTaken, DatabaseUnusable, LedgerUnavailable
 from plugins.secure_chat.ledger.journal import START
 from plugins.secure_chat.mailbox import claim, store, writer
-from plugins.secure_chat.mailbox.rows import STORED, request, write_rows
+from plugins.secure_chat.mailbox.rows import STORED, Setup, request, write_rows
 from plugins.secure_chat.mailbox.store import Mailbox, Stored
+from plugins.secure_chat.mailbox.wal import WriteAheadLog
 from plugins.secure_chat.mailbox.writer import MailboxWriter
 from tests.unit.mailbox.test_store import AB, BA, stored
 
@@ -263,6 +265,44 @@ async def test_what_a_killed_process_did_not_answer_for_is_written_by_the_thread
     assert rows(opened.path) == by_thread(tmp_path / "other.sqlite", *BATCHES)
 
 
+async def test_one_answer_may_be_for_many(opened: Opened, threads: list[int]) -> None:
+    await patiently(opened.store(BATCHES[1]))
+    os.kill(opened.pid, signal.SIGSTOP)
+    begun = [opened.store(one) for one in BATCHES[2:]]
+    os.kill(opened.pid, signal.SIGCONT)
+    for one in begun:
+        await patiently(one)
+    assert threads == []
+
+
+async def test_who_stops_waiting_takes_nothing_back(
+    opened: Opened, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.kill(opened.pid, signal.SIGSTOP)
+    begun = [opened.store(one) for one in BATCHES[1:]]
+    changed = opened.writer.change(lambda: None)
+    for left in (*begun[:2], changed):
+        left.cancel()
+    os.kill(opened.pid, signal.SIGCONT)
+    await patiently(begun[2])
+    await patiently(opened.writer.change(lambda: None))
+    assert not caplog.records
+    assert rows(opened.path) == by_thread(tmp_path / "other.sqlite", *BATCHES)
+
+
+async def test_another_process_goes_on_where_one_was_killed(
+    opened: Opened, threads: list[int], tmp_path: Path
+) -> None:
+    os.kill(opened.pid, signal.SIGSTOP)
+    unanswered = opened.store(BATCHES[1])
+    os.kill(opened.pid, signal.SIGKILL)
+    await patiently(unanswered)
+    await opened.writer.start()
+    await patiently(opened.store(BATCHES[2]))
+    assert threads == [3]
+    assert rows(opened.path) == by_thread(tmp_path / "other.sqlite", *BATCHES[:3])
+
+
 async def test_a_process_that_hangs_is_ended(
     opened: Opened, monkeypatch: pytest.MonkeyPatch, threads: list[int]
 ) -> None:
@@ -437,10 +477,10 @@ def known(tmp_path: Path) -> Mailbox:
     return mailbox
 
 
-def answered(path: Path, *pieces: bytes) -> bytes:
+def answered(path: Path, pieces: Iterable[bytes]) -> bytes:
     """What the loop answers when its input comes in ``pieces``, each read for itself."""
     answers_read, answers = os.pipe()
-    reads = iter([*pieces, b""])
+    reads = chain(pieces, (b"",))
     original = os.read
 
     def read(descriptor: int, size: int) -> bytes:
@@ -451,7 +491,7 @@ def answered(path: Path, *pieces: bytes) -> bytes:
         pytest.MonkeyPatch.context() as patched,
     ):
         patched.setattr(os, "read", read)
-        write_rows(database, -1, answers)
+        write_rows(database, WriteAheadLog(str(path)), -1, answers)
     os.close(answers)
     with open(answers_read, "rb") as given:
         return given.read()
@@ -472,7 +512,7 @@ Cut = Callable[[bytes], list[bytes]]
 def test_requests_are_taken_however_they_arrive(known: Mailbox, tmp_path: Path, cut: Cut) -> None:
     data = requests_of(known, *BATCHES[1:])
     known.close()
-    assert answered(tmp_path / "mailbox.sqlite", *cut(data)) == STORED * 3
+    assert answered(tmp_path / "mailbox.sqlite", cut(data)) == STORED * 3
     found = rows(tmp_path / "mailbox.sqlite")["messages"]
     assert found == by_thread(tmp_path / "other.sqlite", *BATCHES)["messages"]
 
@@ -480,12 +520,35 @@ def test_requests_are_taken_however_they_arrive(known: Mailbox, tmp_path: Path, 
 def test_a_request_that_is_not_whole_is_not_written(known: Mailbox, tmp_path: Path) -> None:
     data = requests_of(known, BATCHES[1], BATCHES[2])
     known.close()
-    assert answered(tmp_path / "mailbox.sqlite", data[:-1]) == STORED
+    assert answered(tmp_path / "mailbox.sqlite", [data[:-1]]) == STORED
     assert len(rows(tmp_path / "mailbox.sqlite")["messages"]) == 2 + ROWS
 
 
+def test_rows_that_are_durable_and_not_answered_for_do_not_stand_twice(
+    known: Mailbox, tmp_path: Path
+) -> None:
+    for one in BATCHES[1:]:
+        answered(tmp_path / "mailbox.sqlite", [requests_of(known, one)])
+        known.store(one, committed=one[0].receipt.position - 1)  # as if there was no answer
+    known.close()
+    assert rows(tmp_path / "mailbox.sqlite") == by_thread(tmp_path / "other.sqlite", *BATCHES)
+
+
+def test_the_process_is_set_up_as_it_is_told(tmp_path: Path) -> None:
+    path = str(tmp_path / "x.sqlite")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        reads, writes = os.pipe()
+        os.write(writes, request(Setup(("PRAGMA synchronous=EXTRA",), ())))
+        os.close(writes)
+        write_rows(database, WriteAheadLog(path), reads, -1)
+        os.close(reads)
+        assert database.execute("PRAGMA synchronous").fetchone() == (3,)
+        # It copies the log after it has answered; a commit is not to wait for that.
+        assert database.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
+
+
 def test_no_input_is_no_error(tmp_path: Path) -> None:
-    assert answered(tmp_path / "mailbox.sqlite") == b""
+    assert answered(tmp_path / "mailbox.sqlite", []) == b""
 
 
 def test_the_log_is_copied_into_the_database_now_and_then(known: Mailbox, tmp_path: Path) -> None:
@@ -493,8 +556,16 @@ def test_the_log_is_copied_into_the_database_now_and_then(known: Mailbox, tmp_pa
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("plugins.secure_chat.mailbox.rows.CHECKPOINT_BYTES", 1)
         before = path.stat().st_size
-        answered(path, requests_of(known, *BATCHES[1:3]))
+        answered(path, [requests_of(known, *BATCHES[1:3])])
     assert path.stat().st_size > before
+    known.close()
+
+
+def test_the_log_stays_short_however_little_a_commit_writes(known: Mailbox, tmp_path: Path) -> None:
+    ones = [batch(position, AB, count=1) for position in range(3, 603)]
+    pieces = [requests_of(known), *(known.rows(one, committed=0) or b"" for one in ones)]
+    assert answered(tmp_path / "mailbox.sqlite", pieces) == STORED * len(ones)
+    assert (tmp_path / "mailbox.sqlite-wal").stat().st_size < 5 << 20
     known.close()
 
 

@@ -51,22 +51,18 @@ class Entries:
     async def of(self, wallets: Collection[str]) -> Mapping[str, Known]:
         """What is known of each of ``wallets``, now that it is returned."""
         known = self._known
-        found: dict[str, Known] = {}
-        missing = {wallet for wallet in wallets if wallet not in known}
-        while missing:
+        # What was known when one began to read others may have changed by the time they are read.
+        while missing := {wallet for wallet in wallets if wallet not in known}:
             load = _Load()
             self._loads.append(load)
             try:
                 read = await asyncio.to_thread(self._load, missing)
             finally:
                 self._loads.remove(load)
-            found.update(read)
             known.update((wallet, read[wallet]) for wallet in missing - load.changed)
-            missing &= load.changed
-        for wallet in wallets:
-            if wallet in known:
-                known.move_to_end(wallet)
-                found[wallet] = known[wallet]
+        found = {wallet: known[wallet] for wallet in wallets}
+        for wallet in found:
+            known.move_to_end(wallet)
         while len(known) > MAX_WALLETS:
             known.popitem(last=False)
         return found

@@ -55,6 +55,26 @@ async def test_what_was_read_before_an_event_is_read_again_after_it(tmp_path: Pa
     store.mailbox.close()
 
 
+async def test_what_was_known_is_read_again_when_it_changes_while_others_are_read(
+    tmp_path: Path,
+) -> None:
+    store = SlowStore(tmp_path)
+    entries = Entries(store)
+    await entries.one(ALICE)
+    store.may_answer.clear()
+    store.reading.clear()
+    both = asyncio.create_task(entries.of({ALICE, BOB}))
+    await asyncio.to_thread(store.reading.wait)
+    identity = IdentityEvent(StatementKind.IDENTITY, "ab" * 32)
+    store.found = DirectoryEntry().after(identity, 1, "hash")
+    entries.forget(ALICE)
+    store.may_answer.set()
+    found = await both
+    assert set(found) == {ALICE, BOB}
+    assert found[ALICE].entry == store.found
+    store.mailbox.close()
+
+
 async def test_what_is_logged_of_others_is_no_reason_to_read_again(tmp_path: Path) -> None:
     store = SlowStore(tmp_path)
     entries = Entries(store)

@@ -13,6 +13,22 @@ from typing import Final
 HEADER: Final = struct.Struct(">I")
 """In front of every request: how many bytes follow."""
 
+_NEEDED: Final = (
+    "PATH",
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "DYLD_LIBRARY_PATH",
+    "DYLD_INSERT_LIBRARIES",
+    "TMPDIR",
+    "SQLITE_TMPDIR",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "PYTHONHOME",
+    "PYTHONDONTWRITEBYTECODE",
+    "PYTHONPYCACHEPREFIX",
+)
+
 
 def command(module: str, *arguments: str) -> tuple[str, ...]:
     """To run ``module`` by the interpreter that runs here, under ``environment``."""
@@ -20,8 +36,12 @@ def command(module: str, *arguments: str) -> tuple[str, ...]:
 
 
 def environment() -> dict[str, str]:
-    """That of the server, where modules are found as they are here."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    """What an interpreter and its libraries need of the server's; no secret that is in it.
+
+    Modules are found as they are here.
+    """
+    needed = {name: os.environ[name] for name in _NEEDED if name in os.environ}
+    return needed | {"PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 def framed(request: bytes) -> bytes:

@@ -83,6 +83,8 @@ class Verifiers:
     def __init__(self, processes: int) -> None:
         self._count = processes
         self._verifiers: list[_Verifier] = []
+        self._ready = False  # whether all of them answer
+        self._closing = False
         self._starting: asyncio.Task[None] | None = None
         self._start_after = 0.0  # by the monotonic clock
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="signatures")
@@ -91,7 +93,7 @@ class Verifiers:
         """For each of ``jobs`` whether the signature is the key's."""
         if len(jobs) <= INLINE:
             return verify_batch(jobs)
-        if not self._verifiers and self._starting is None and time.monotonic() > self._start_after:
+        if not self._ready and self._starting is None and time.monotonic() > self._start_after:
             self._starting = asyncio.create_task(self.start())
         size = max(BATCH, -(-len(jobs) // self._count))
         batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
@@ -101,36 +103,37 @@ class Verifiers:
     async def start(self) -> None:
         """Have the processes; returns when they answer, or have failed to."""
         await self._stop()
-        started: list[_Verifier] = []
         try:
-            for _ in range(self._count):
-                started.append(await _Verifier.start())
-            for verifier in started:
+            while len(self._verifiers) < self._count:
+                verifier = await _Verifier.start()
+                self._verifiers.append(verifier)  # to the list that is there now
+                if self._closing:
+                    return await self._stop()
+            for verifier in tuple(self._verifiers):
                 await verifier.verify((_PROBE,))
+            self._ready = True
         except _ENDED as error:
             await self._failed(error)
-        else:
-            self._verifiers, started = started, []
         finally:
             self._starting = None
-            for verifier in started:
-                await verifier.stop()
 
     @property
     def processes(self) -> Sequence[int]:
         """The ids of those in use; none before they are started, or when they have failed."""
-        return [verifier.pid for verifier in self._verifiers]
+        return [verifier.pid for verifier in self._verifiers] if self._ready else []
 
     async def close(self) -> None:
         """End the processes. Nothing may be verified any more."""
-        if self._starting is not None:
-            self._starting.cancel()
-            await asyncio.wait((self._starting,))
+        self._closing = True
+        starting = self._starting
         await self._stop()
+        if starting is not None:
+            # Not cancelled: a process that has just been made would be left to itself.
+            await asyncio.wait((starting,))
         self._threads.shutdown()
 
     async def _batch(self, number: int, jobs: Sequence[Job]) -> list[bool]:
-        if number < len(self._verifiers):
+        if self._ready:
             try:
                 return await self._verifiers[number].verify(jobs)
             except _ENDED as error:
@@ -139,11 +142,13 @@ class Verifiers:
         return await loop.run_in_executor(self._threads, verify_batch, jobs)
 
     async def _failed(self, error: Exception) -> None:
-        log.warning("signatures.without_processes error=%s", type(error).__name__)
+        if not self._closing:
+            log.warning("signatures.without_processes error=%s", type(error).__name__)
         self._start_after = time.monotonic() + RESTART_SECONDS
         await self._stop()
 
     async def _stop(self) -> None:
+        self._ready = False
         stopped, self._verifiers = self._verifiers, []
         for verifier in stopped:
             await verifier.stop()

@@ -83,8 +83,10 @@ class MailboxWriter:
         setup = self._mailbox.row_setup()
         try:
             if setup is not None:
-                self._process = await _RowProcess.start(*setup, self._go_on, self._ended)
-        except OSError as error:
+                process = await _RowProcess.start(*setup, self._go_on, self._ended)
+                if not process.has_ended:
+                    self._process = process
+        except (OSError, RuntimeError) as error:
             self._failed(type(error).__name__)
         finally:
             self._starting = None
@@ -167,7 +169,10 @@ class _RowProcess(asyncio.SubprocessProtocol):
         idle: Callable[[], None],
         ended: Callable[[list[_Waiting]], None],
     ) -> _RowProcess:
-        """Raises OSError. ``claim``: descriptors that it holds as long as it lives."""
+        """``claim``: descriptors that it holds as long as it lives.
+
+        Raises OSError; under uvloop RuntimeError too, while another loop starts a process.
+        """
         _, process = await asyncio.get_running_loop().subprocess_exec(
             lambda: cls(idle, ended),
             *command("plugins.secure_chat.mailbox.rows", database),
@@ -181,6 +186,10 @@ class _RowProcess(asyncio.SubprocessProtocol):
     @property
     def pid(self) -> int:
         return self._transport.get_pid()
+
+    @property
+    def has_ended(self) -> bool:
+        return self._exited.done()
 
     @property
     def is_busy(self) -> bool:

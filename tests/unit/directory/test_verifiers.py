@@ -10,10 +10,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from plugins.secure_chat.directory import verifiers
 from plugins.secure_chat.directory.verification import Job, job, verify_batch
@@ -164,6 +165,37 @@ async def test_they_end_with_the_server_and_not_with_its_signals(two: Verifiers)
     assert not any(map(_runs, ended))
 
 
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_closed_while_they_are_started_none_is_left(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop], caplog: pytest.LogCaptureFixture
+) -> None:
+    batch, expected = jobs(64)
+    made: list[int] = []
+
+    async def closed_after(turns: int) -> None:
+        verifiers = Verifiers(PROCESSES)
+        assert await verifiers.verify(batch) == expected
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        made.append(len(_children()))
+        await verifiers.close()
+        assert not _children()
+        assert not verifiers.processes
+
+    for turns in range(12):
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(closed_after(turns))
+    assert any(made)
+    assert not caplog.records
+
+
+async def test_after_they_are_closed_none_is_started(two: Verifiers) -> None:
+    await two.close()
+    await two.start()
+    assert not two.processes
+    assert not _children()
+
+
 def test_they_end_when_the_server_is_killed() -> None:
     script = (
         "import asyncio\n"
@@ -184,6 +216,12 @@ def test_they_end_when_the_server_is_killed() -> None:
     for pid in pids:
         while _runs(pid):
             time.sleep(0.01)
+
+
+def _children() -> list[str]:
+    """The processes that this one has started and that run."""
+    own = Path(f"/proc/self/task/{threading.get_native_id()}/children")
+    return [pid for pid in own.read_text().split() if _runs(pid)]
 
 
 def _runs(pid: str) -> bool:

@@ -303,6 +303,43 @@ async def test_another_process_goes_on_where_one_was_killed(
     assert rows(opened.path) == by_thread(tmp_path / "other.sqlite", *BATCHES[:3])
 
 
+async def test_a_process_that_ends_before_it_is_known_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: list[int]
+) -> None:
+    made = Opened(tmp_path / "mailbox.sqlite")
+    await made.store(BATCHES[0])
+    loop = asyncio.get_running_loop()
+    original = loop.subprocess_exec
+
+    async def until_it_has_ended(*values: Any, **options: Any) -> Any:
+        begun = await original(*values, **options)
+        os.kill(begun[0].get_pid(), signal.SIGKILL)
+        await begun[1]._exited
+        return begun
+
+    monkeypatch.setattr(loop, "subprocess_exec", until_it_has_ended)
+    await made.writer.start()
+    assert made.writer.process is None
+    await patiently(made.store(BATCHES[1]))
+    await made.close()
+    assert threads == [1, 3]
+
+
+async def test_a_loop_that_refuses_to_start_a_process_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refused(*_: Any, **__: Any) -> Any:
+        raise RuntimeError  # uvloop's, when loops of two threads start one at the same time
+
+    made = Opened(tmp_path / "mailbox.sqlite")
+    await made.store(BATCHES[0])
+    monkeypatch.setattr(asyncio.get_running_loop(), "subprocess_exec", refused)
+    await made.writer.start()
+    assert made.writer.process is None
+    assert "mailbox.without_process error=RuntimeError" in caplog.text
+    await made.close()
+
+
 async def test_a_process_that_hangs_is_ended(
     opened: Opened, monkeypatch: pytest.MonkeyPatch, threads: list[int]
 ) -> None:

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from plugins.secure_chat.adoption.records import thread_of
 from plugins.secure_chat.cli import app
 from plugins.secure_chat.core.stage import Stage
 from plugins.secure_chat.mailbox.store import Mailbox
 from tests import exports
 from tests.plugin.chat_server import ALICE, BOB, CAROL
 from tests.regression.legacy_server import LegacyClient, at_stage
+from tests.regression.test_contract import is_a_moment
 from tests.regression.test_stages import metric
 
 EVERYONE = (ALICE, BOB, CAROL)
@@ -123,8 +125,48 @@ def test_what_the_chat_mirrored_is_not_taken_over_again(data: Path) -> None:
         assert legacy.everything(*EVERYONE) == answers
 
 
+def test_records_with_unix_times_are_answered_in_the_contracts_form_at_every_stage(
+    data: Path,
+) -> None:
+    """The route's transactions had seconds; its contract has ISO 8601, and pages are made by it."""
+    data.mkdir()
+    shapes = list(exports.transactions(9, threads=1))
+    del shapes[-1]["operations"][0]["data"]["message_type"]
+    exports.write_lines(Path(records(data)), shapes)
+    sender, thread = exports.wallet(0), exports.digest("thread 0")
+    with at_stage(data, Stage.LEGACY) as (_, legacy):
+        before = legacy.everything(sender)
+        assert legacy.messages(sender, thread)["total"] == 9
+    take_over(data)
+    migrate(data, "advance", records(data), "--from", "legacy")
+    with at_stage(data) as (server, legacy):
+        assert legacy.everything(sender) == before
+        compared = 'secure_chat_shadow_reads_total{result="same",route="GET /threads/{thread_id}'
+        server.wait_for(lambda: metric(server, compared + '/messages"}') == 1, "the comparison")
+    take_over(data)
+    migrate(data, "advance", records(data))
+    for stage in (Stage.DUAL, Stage.V2):
+        with at_stage(data) as (server, legacy):
+            assert legacy.everything(sender) == before, stage
+            found = legacy.messages(sender, thread)["messages"]
+            assert found[0]["timestamp"] == "2025-12-15T12:00:00+00:00"
+            assert all(is_a_moment(one["timestamp"]) for one in found)
+            assert {one["message_type"] for one in found} == {"text"}
+            assert is_a_moment(legacy.thread(sender, thread)["created_at"])
+            page = legacy.messages(sender, thread, before=found[4]["timestamp"], limit=2)
+            assert (page["messages"], page["total"]) == (found[2:4], 4)
+            shown = server.get(f"/v1/chat/threads/{thread_of(thread)}", sender).json()
+            assert is_a_moment(shown["created_at"])
+        if stage is Stage.DUAL:
+            migrate(data, "advance")
+    for _ in range(3):
+        migrate(data, "rollback")
+        with at_stage(data) as (_, legacy):
+            assert legacy.everything(sender) == before
+
+
 def test_callers_see_what_was_imported_from_elsewhere(data: Path) -> None:
-    """v14 named content by its CID, and did not say how large it is."""
+    """v14 named content by its CID, and did not say how large it is, nor of which type."""
     data.mkdir()
     sent = exports.conversation_message(1, 1)
     export = str(exports.write_lines(data / "v14.jsonl", [exports.conversation(1), sent]))
@@ -139,3 +181,6 @@ def test_callers_see_what_was_imported_from_elsewhere(data: Path) -> None:
     assert (found["message_id"], found["thread_id"]) == (sent["message_id"], "conv_1")
     assert (found["sender_id"], found["content_hash"]) == (sender, sent["content_cid"])
     assert found["content_size"] == 0
+    assert found["message_type"] == "text"
+    assert thread["created_at"] == "2025-12-15T12:00:00.500000+00:00"
+    assert found["timestamp"] == "2025-12-15T12:00:01.250000+00:00"

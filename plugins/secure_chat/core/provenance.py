@@ -6,8 +6,10 @@ for a request made here are not asked of it.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 KEYS: Final = frozenset(("origin", "source", "line", "at"))
@@ -15,6 +17,7 @@ ORIGINS: Final = frozenset(("route", "engine", "v14"))
 HEX_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 MAX_TIME: Final = 64  # characters of a time as its source wrote it
 MAX_COUNT: Final = (1 << 53) - 1
+_SECONDS: Final = re.compile(r"-?\d+(\.\d*)?(e[+-]?\d+)?", re.ASCII)
 
 
 class Provenance(NamedTuple):
@@ -25,6 +28,19 @@ class Provenance(NamedTuple):
     source: str
     line: int
     at: str
+
+    @property
+    def moment(self) -> str:
+        """``at`` as the contracts answer it."""
+        return moment_of(self.at)
+
+
+def moment_of(at: str) -> str:
+    """ISO 8601 in UTC for a time in seconds since 1970; any other text as it is."""
+    if _SECONDS.fullmatch(at) is not None:
+        with contextlib.suppress(ValueError, OverflowError, OSError):  # of no year that there is
+            return datetime.fromtimestamp(float(at), UTC).isoformat()
+    return at
 
 
 def provenance_of(metadata: Mapping[str, Any]) -> Provenance | None:

@@ -12,6 +12,7 @@ from plugins.secure_chat.core.thread import Thread as State
 from plugins.secure_chat.legacy.contract import (
     ENCRYPTED,
     LARGEST_PAGE,
+    TEXT,
     Message,
     MessageList,
     NewMessage,
@@ -124,6 +125,9 @@ def _thread(view: ThreadView) -> Thread:
 
 
 def _message(thread: str, one: Written) -> Message:
+    message_type = ENCRYPTED if one.message_type is None else one.message_type
+    if one.origin is not None:
+        message_type = message_type or TEXT  # not every export says it
     return Message(
         message_id=one.id,
         thread_id=thread,
@@ -131,6 +135,6 @@ def _message(thread: str, one: Written) -> Message:
         content_hash=one.content,
         content_size=one.size or 0,
         timestamp=one.timestamp,
-        message_type=ENCRYPTED if one.message_type is None else one.message_type,
+        message_type=message_type,
         transaction_id=one.id,
     )

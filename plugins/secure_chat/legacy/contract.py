@@ -17,7 +17,8 @@ PREFIXES: Final = ("/secure-chat", "/api/v1/secure-chat")
 PAGE: Final = 100  # entries of a list when no number is asked for
 LARGEST_PAGE: Final = 1_000  # asking for more gives so many; ``total`` says that there are more
 ENCRYPTED: Final = "encrypted"  # the message_type of what is sealed end to end
-OCTETS: Final = "application/octet-stream"  # and its content_type
+TEXT: Final = "text"  # and of what does not say
+OCTETS: Final = "application/octet-stream"  # the content_type of the sealed
 
 Limit = Annotated[int, Field(ge=1)]
 Offset = Annotated[int, Field(ge=0, le=2**53)]
@@ -49,7 +50,7 @@ class NewMessage(BaseModel):
     content_hash: Annotated[str, Field(pattern=rf"^{CONTENT_HASH.pattern}$")]
     content_size: Annotated[int, Field(gt=0, le=MAX_CONTENT)]
     content_type: Annotated[str, Field(max_length=MAX_TYPE)] = "text/plain"
-    message_type: Annotated[str, Field(max_length=MAX_TYPE)] = "text"
+    message_type: Annotated[str, Field(max_length=MAX_TYPE)] = TEXT
     metadata: dict[str, Any] | None = None
 
 

@@ -215,7 +215,7 @@ def _event_row(record: Record, event: ThreadEvent) -> dict[str, Any]:
         "wallet": record.wallet,
         "event": json.dumps(record.metadata),
         "event_id": record.event_id,
-        "timestamp": record.timestamp if event.provenance is None else event.provenance.at,
+        "timestamp": record.timestamp if event.provenance is None else event.provenance.moment,
         "legacy": event.legacy,
     }
 
@@ -229,7 +229,7 @@ def _legacy_row(record: Record, message: legacy_message.LegacyMessage) -> dict[s
         "id": record.event_id if message.id is None else message.id,
         "content": message.content,
         "size": message.size,
-        "timestamp": record.timestamp if origin is None else origin.at,
+        "timestamp": record.timestamp if origin is None else origin.moment,
         "message_type": message.message_type,
         "content_type": message.content_type,
         "details": message.details,

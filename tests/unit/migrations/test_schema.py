@@ -13,7 +13,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, TableClause, column, inspect, select, text
 
 from plugins.secure_chat.adoption import steps
 from plugins.secure_chat.adoption.store import AdoptionStore
@@ -115,6 +115,33 @@ def test_every_version_is_upgraded_from(engine: Engine, version: Path) -> None:
     upgrade_to(engine, version.stem[1:5])
     schema.upgrade(engine)
     assert schema.drift(engine) == []
+
+
+def test_the_times_of_imports_become_those_of_the_contract(engine: Engine) -> None:
+    """Version 8 kept them as their sources wrote them."""
+    upgrade_to(engine, "0008")
+    ours, theirs = "2026-11-25T12:00:00.5+00:00", "1765800000.25"
+    event = "INSERT INTO thread_events VALUES (:at, 'thread_1', 'w', '{}', 'e', :time, NULL)"
+    message = (
+        "INSERT INTO thread_messages (thread, position, sender, id, content, timestamp)"
+        " VALUES ('thread_1', :at, 'w', 'm', 'c', :time)"
+    )
+    times = {1: theirs, 2: ours, 3: "1765800001", 4: "in winter"}
+    with engine.begin() as connection:
+        for at, time in times.items():
+            for statement in (event, message):
+                connection.execute(text(statement), {"at": at, "time": time})
+    schema.upgrade(engine)
+    with engine.begin() as connection:
+        for name in ("thread_events", "thread_messages"):
+            row = TableClause(name, column("position"), column("timestamp"))
+            rows = connection.execute(select(row).order_by(row.c.position))
+            assert [tuple(row) for row in rows] == [
+                (1, "2025-12-15T12:00:00.250000+00:00"),
+                (2, ours),
+                (3, "2025-12-15T12:00:01+00:00"),
+                (4, "in winter"),
+            ]
 
 
 def set_version(engine: Engine, number: int) -> None:

@@ -16,8 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from plugins.secure_chat.core.provenance import moment_of
 from plugins.secure_chat.core.thread import Status
-from plugins.secure_chat.legacy.contract import Message, Thread
+from plugins.secure_chat.legacy.contract import TEXT, Message, Thread
 
 FILE_NAME: Final = "legacy_transactions.jsonl"
 CREATED: Final = "secure_chat_thread_created"
@@ -147,13 +148,13 @@ class LegacyTransactions:
                 self._update(data)
 
     def _create(self, bundle_hash: str, creator: str, data: Mapping[str, Any]) -> None:
-        participants = list(data["participants"])
+        participants = list(dict.fromkeys([*data["participants"], creator]))
         self._threads[bundle_hash] = LegacyThread(
             Thread(
                 thread_id=bundle_hash,
                 creator_id=creator,
                 participants=participants,
-                created_at=data["timestamp"],
+                created_at=moment_of(str(data["timestamp"])),
                 status=Status.ACTIVE,
                 metadata=data["metadata"] or {},
                 transaction_id=bundle_hash,
@@ -169,8 +170,8 @@ class LegacyTransactions:
                 sender_id=sender,
                 content_hash=data["content_hash"],
                 content_size=data["content_size"] or 0,
-                timestamp=data["timestamp"],
-                message_type=data["message_type"],
+                timestamp=moment_of(str(data["timestamp"])),
+                message_type=data.get("message_type", TEXT),
                 transaction_id=bundle_hash,
             )
         )

@@ -1,13 +1,10 @@
-/** A chat session as a page has it, on real keys in memory: no server answers, a directory may. */
+/** A chat session as a page has it, on real keys in memory: a directory in memory, and no socket. */
 import { vi } from "vitest";
 
 import { chatName, type ChatEntry, conversationName, kept, waitingName } from "../../src/chat/archive";
 import { ChatSession } from "../../src/chat/session";
-import { Directory, type Listing, type Stock } from "../../src/security/directory";
-import type { Identity } from "../../src/security/identity";
-import type { Publication } from "../../src/security/prekeys";
 import { selectSuite } from "../../src/security/select";
-import { type Device, pair, type Person } from "../security/people";
+import { type Device, KeyDirectory, pair, type Person } from "../security/people";
 
 /** No page may ask this port, so nothing ever answers. */
 const NOWHERE = "http://127.0.0.1:9";
@@ -15,48 +12,22 @@ const NOWHERE = "http://127.0.0.1:9";
 /** Milliseconds that only a failing test waits. */
 const PATIENCE = 60_000;
 
-/** Shows what people have made; takes what is published once it `answers`. */
-class Shown extends Directory {
-  answers = false;
-  /** Statements before the one in force. */
-  history: readonly Identity[] = [];
-  readonly #people: readonly Person[];
-
-  constructor(people: readonly Person[]) {
-    super(() => "", NOWHERE);
-    this.#people = people;
-  }
-
-  override lookup(wallet: string): Promise<Listing> {
-    const person = this.#people.find((one) => one.roster.wallet === wallet);
-    if (person === undefined) return super.lookup(wallet);
-    const { identity, certificates, revocations } = person;
-    const { history } = this;
-    return Promise.resolve({ identity, history, certificates, revocations, position: 1 });
-  }
-
-  override publishPrekeys(device: string, publication: Publication): Promise<Stock> {
-    if (!this.answers) return super.publishPrekeys(device, publication);
-    const { oneTime, oneTimeKem } = publication;
-    return Promise.resolve({ oneTime: oneTime.length, oneTimeKem: oneTimeKem.length });
-  }
-}
-
 export interface Offline {
   readonly session: ChatSession;
   readonly alice: Person;
   readonly bob: Person;
   /** Alice's, whose session it is. */
   readonly device: Device;
-  readonly directory: Shown;
+  readonly directory: KeyDirectory;
 }
 
-/** Alice's session. She has a session with Bob; what the directory knows is what `shown` says. */
+/** Alice's session. She has a session with Bob; the directory shows everyone, or does not answer. */
 export async function offline(shown: "everyone" | "nobody"): Promise<Offline> {
   const suite = await selectSuite();
   const { alice, bob } = await pair(suite);
   const device = alice.device("a");
-  const directory = new Shown(shown === "everyone" ? [alice, bob] : []);
+  const directory = new KeyDirectory([alice, bob]);
+  directory.down = shown === "everyone" ? null : 0;
   const session = await ChatSession.open({
     messenger: device.messenger,
     directory,

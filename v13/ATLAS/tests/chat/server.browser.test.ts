@@ -6,12 +6,11 @@ import { afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 
 import { type ChatEntry, WAITING } from "../../src/chat/archive";
 import { ChatSession } from "../../src/chat/session";
-import { Directory } from "../../src/security/directory";
 import type { Frame } from "../../src/security/frame";
 import type { Messenger } from "../../src/security/messenger";
 import { selectSuite } from "../../src/security/select";
 import type { Suite } from "../../src/security/suite";
-import { correspondents, type Person, write } from "../security/people";
+import { correspondents, KeyDirectory, type Person, write } from "../security/people";
 import { FarEnd } from "../transport/far-end";
 
 let suite: Suite;
@@ -31,24 +30,6 @@ afterEach(() => {
   FarEnd.leave();
 });
 
-/** What people.ts knows, as the key directory would say it. */
-function directory(): Directory {
-  const answers = new Directory(() => "", "");
-  const people = [alice, bob];
-  answers.lookup = (wallet) => {
-    const found = people.find((one) => one.roster.wallet === wallet);
-    const { identity = null, certificates = [], revocations = [] } = found ?? {};
-    return Promise.resolve({ identity, history: [], certificates, revocations, position: 1 });
-  };
-  answers.claim = (wallet, devices) => {
-    const found = people.find((one) => one.roster.wallet === wallet);
-    if (found === undefined) return Promise.resolve([]);
-    const bundles = devices.map((one) => found.stock.claim(found.roster.device(one).id));
-    return Promise.resolve(bundles);
-  };
-  return answers;
-}
-
 /** A tab of Alice's browser, with the conversation open and the server's head at `head`. */
 async function tab(
   head = 0,
@@ -58,7 +39,7 @@ async function tab(
   // As after a reload: another messenger on the same state.
   const messenger = given ?? (await alice.restart("a"));
   const sign = (): Promise<never> => Promise.reject(new Error("nobody signs"));
-  const parts = { messenger, directory: directory(), suite, sign, url: "/v1/chat/ws", token: "t" };
+  const parts = { messenger, directory: new KeyDirectory([alice, bob]), suite, sign, url: "/v1/chat/ws", token: "t" };
   const session = await ChatSession.open(parts);
   open.push(session);
   const server = FarEnd.latest;

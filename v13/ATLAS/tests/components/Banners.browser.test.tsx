@@ -31,6 +31,7 @@ function Shown({ session }: { readonly session: ChatSession }): ReactNode {
 
 test("to begin again fails aloud while the server does not answer, and works when it does", async () => {
   const { session, device, directory } = opened;
+  directory.down = 0;
   await device.messenger.distrust();
   // Another tab says that it has found out.
   const tab = new BroadcastChannel(`atlas-chat/${session.wallet}`);
@@ -47,7 +48,7 @@ test("to begin again fails aloud while the server does not answer, and works whe
   expect(session.view().problem).toBe("state_rolled_back");
   // A start after that, before it was tried again, would publish what was not published.
   expect(await device.messenger.kept("prekeys/unpublished")).toHaveLength(1);
-  directory.answers = true;
+  directory.down = null;
   begin.click();
   await waitUntil(() => session.view().problem === null);
   expect(await device.messenger.kept("prekeys/unpublished")).toHaveLength(0);

@@ -442,6 +442,11 @@ test("a device that a rotation left behind says so and goes on once it is endors
   if (left === null) throw new Error("there is a device");
   expect(left.request).toEqual(further.request);
   expect(await codeOf(left.finish(stale))).toBe("refused");
+  const theirs = await FurtherDevice.begin(await (await Browser.of(bob.key)).enrolment());
+  const foreign = await answerRequest(await bob.open(), theirs.request);
+  const asked = second.asked;
+  expect(await codeOf(left.finish(foreign))).toBe("not_certified");
+  expect(second.asked).toBe(asked); // the wallet is not asked for another's sake
   const messenger = await left.finish(await answerRequest(first, left.request));
   expect(messenger.device).toBe(further.device);
   const both = await bob.client(alice.key.wallet);

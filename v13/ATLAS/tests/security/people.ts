@@ -9,6 +9,7 @@ import {
   type Revocation,
   RevocationBody,
 } from "../../src/security/devices";
+import { Directory, DirectoryError, type Listing, type Stock as Left } from "../../src/security/directory";
 import { type Identity, IdentityBody, NO_PREVIOUS_IDENTITY, vouch } from "../../src/security/identity";
 import { Messenger, type Opened } from "../../src/security/messenger";
 import { Bundle, type Prekey, type Publication } from "../../src/security/prekeys";
@@ -48,6 +49,56 @@ export class Stock {
       this.#kem.get(name)?.shift() ?? published.lastResort,
       this.#oneTime.get(name)?.shift() ?? null,
     );
+  }
+}
+
+/** A key directory in memory: it shows what people have made, and hands out their prekeys. */
+export class KeyDirectory extends Directory {
+  /** The HTTP status with which it refuses everything, 0 for no answer; null while it is well. */
+  down: number | null = null;
+  /** What is left of a device's one-time prekeys, as it says. */
+  left: Left = { oneTime: 50, oneTimeKem: 50 };
+  /** Statements before the one in force. */
+  history: readonly Identity[] = [];
+  published = 0;
+  readonly #people: readonly Person[];
+
+  constructor(people: readonly Person[]) {
+    super(() => "");
+    this.#people = people;
+  }
+
+  #find(wallet: string): Person | undefined {
+    if (this.down !== null) throw new DirectoryError(this.down, "internal", null);
+    return this.#people.find((one) => one.roster.wallet === wallet);
+  }
+
+  override async lookup(wallet: string): Promise<Listing> {
+    await Promise.resolve();
+    const { identity = null, certificates = [], revocations = [] } = this.#find(wallet) ?? {};
+    const { history } = this;
+    return { identity, history, certificates, revocations, position: 1 };
+  }
+
+  override async claim(wallet: string, devices: readonly string[]): Promise<readonly Bundle[]> {
+    await Promise.resolve();
+    const found = this.#find(wallet);
+    if (found === undefined) return [];
+    return devices.map((one) => found.stock.claim(found.roster.device(one).id));
+  }
+
+  override async publishPrekeys(_device: string, publication: Publication): Promise<Left> {
+    await Promise.resolve();
+    this.#find("");
+    this.published += 1;
+    const { oneTime, oneTimeKem } = publication;
+    return { oneTime: oneTime.length, oneTimeKem: oneTimeKem.length };
+  }
+
+  override async prekeyStock(): Promise<Left> {
+    await Promise.resolve();
+    this.#find("");
+    return this.left;
   }
 }
 

@@ -21,9 +21,12 @@ from tests import exports
 pytestmark = pytest.mark.fault
 
 
-def migrate(data: Path, command: str, *arguments: Path, status: int = 0) -> dict[str, Any]:
+def migrate(
+    data: Path, command: str, *arguments: Path, status: int = 0, url: str = ""
+) -> dict[str, Any]:
     given = [*map(str, arguments), "--data-dir", str(data), "--json"]
-    done = CliRunner(env={"SECURE_CHAT_DATABASE_URL": ""}).invoke(app, ["migrate", command, *given])
+    runner = CliRunner(env={"SECURE_CHAT_DATABASE_URL": url})
+    done = runner.invoke(app, ["migrate", command, *given])
     assert done.exit_code == status, done.output
     said: dict[str, Any] = json.loads(done.stdout)
     return said
@@ -74,6 +77,27 @@ def test_plan_and_status_read_what_cannot_be_written(
     assert sorted(file.name for file in data.iterdir()) == before
     for command, given in (("run", (export,)), ("verify", (export,)), ("rollback", ())):
         assert migrate(read_only, command, *given, status=2)["verdict"] == "unusable"
+
+
+def test_a_database_that_is_named_by_its_url_is_read_too(
+    data: Path, read_only: Path, export: Path
+) -> None:
+    link = export.with_name("linked")
+    link.symlink_to(read_only)  # a URL cannot name a path with a question mark
+    url = f"sqlite:///{link / 'mailbox.sqlite'}"
+    for command, given in (("status", ()), ("plan", (export,))):
+        said = migrate(read_only, command, *given, url=url)
+        assert said["verified"]
+        assert said == migrate(data, command, *given)
+    for command in ("run", "verify"):
+        assert migrate(read_only, command, export, status=2, url=url)["verdict"] == "unusable"
+
+
+def test_what_only_reads_makes_no_database_of_a_url(data: Path, export: Path) -> None:
+    elsewhere = export.parent / "new" / "mailbox.sqlite"
+    for command, given in (("status", ()), ("plan", (export,))):
+        assert migrate(data, command, *given, url=f"sqlite:///{elsewhere}")["stage"] is None
+    assert not elsewhere.parent.exists()
 
 
 def test_what_a_server_has_not_yet_put_into_its_database_is_read_too(

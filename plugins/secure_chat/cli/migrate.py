@@ -39,7 +39,7 @@ from plugins.secure_chat.errors import (
     LedgerUnusable,
     MigrationRefused,
 )
-from plugins.secure_chat.mailbox.engine import FILE_NAME, database, engine_to_read
+from plugins.secure_chat.mailbox.engine import database, database_to_read
 from plugins.secure_chat.migrations.schema import first_line
 from plugins.secure_chat.settings import Settings
 
@@ -92,10 +92,7 @@ class _Asked:
 
     def existing(self) -> Engine | None:
         """The database if there is one: what only reads makes none."""
-        if self.settings.database_url:
-            return self.engine()
-        path = self.data_dir / FILE_NAME
-        return engine_to_read(path) if path.exists() else None
+        return database_to_read(self.settings.database_url, self.data_dir)
 
 
 def _command(step: Callable[..., int]) -> Callable[..., int]:

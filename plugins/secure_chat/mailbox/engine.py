@@ -29,6 +29,17 @@ def database(url: str, data_dir: Path) -> Engine:
     return engine_for(url) if url else engine_at(data_dir / FILE_NAME)
 
 
+def database_to_read(url: str, data_dir: Path) -> Engine | None:
+    """As ``database``, for what only reads: an SQLite file is not made, nor asked to be writable.
+
+    None when there is no such file.
+    """
+    path = _file_named(_parsed(url)) if url else data_dir / FILE_NAME
+    if path is None:
+        return engine_for(url)
+    return engine_to_read(path) if path.exists() else None
+
+
 def engine_at(path: Path) -> Engine:
     """An SQLite file: WAL, and every commit synced before it returns. Created when missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,17 +73,10 @@ def engine_for(url: str) -> Engine:
 
     The text of the error holds no part of the URL: there may be a password in it.
     """
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise ConfigurationError("SECURE_CHAT_DATABASE_URL is not a database URL") from None
-    backend = parsed.get_backend_name()
-    if backend == "sqlite" and parsed.database:
-        return engine_at(Path(parsed.database))
-    if backend != "postgresql":
-        raise ConfigurationError(
-            "SECURE_CHAT_DATABASE_URL must be postgresql://… or sqlite:///PATH"
-        )
+    parsed = _parsed(url)
+    path = _file_named(parsed)
+    if path is not None:
+        return engine_at(path)
     try:
         return create_engine(
             parsed.set(drivername="postgresql+psycopg"),
@@ -85,6 +89,27 @@ def engine_for(url: str) -> Engine:
         raise ConfigurationError(
             "PostgreSQL needs the package psycopg: pip install 'psycopg[binary]'"
         ) from None
+
+
+def _parsed(url: str) -> URL:
+    """The URL of a database that the mailbox can be in. Raises ConfigurationError."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigurationError("SECURE_CHAT_DATABASE_URL is not a database URL") from None
+    backend = parsed.get_backend_name()
+    # An option of SQLite's driver would be passed over; a path with a ? would be another path.
+    is_file = backend == "sqlite" and parsed.database and not parsed.query
+    if not (is_file or backend == "postgresql"):
+        raise ConfigurationError(
+            "SECURE_CHAT_DATABASE_URL must be postgresql://… or sqlite:///PATH"
+        )
+    return parsed
+
+
+def _file_named(url: URL) -> Path | None:
+    """The file of an SQLite URL; None for PostgreSQL."""
+    return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
 
 def file_of(engine: Engine) -> str:

@@ -95,7 +95,9 @@ def test_every_commit_to_postgresql_is_synced(new_postgres: str) -> None:
     engine.dispose()
 
 
-@pytest.mark.parametrize("url", ["nonsense", "mysql://u:s3cret@host/db", "sqlite://"])
+@pytest.mark.parametrize(
+    "url", ["nonsense", "mysql://u:s3cret@host/db", "sqlite://", "sqlite:///s3cret?mode=ro"]
+)
 def test_a_url_of_another_database_is_refused_without_being_shown(url: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         engine_for(url)

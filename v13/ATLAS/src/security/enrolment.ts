@@ -189,6 +189,11 @@ function renewed(body: CertificateBody, identity: Identity, endorser: Bytes): Ce
   return new CertificateBody({ wallet, identity: identity.id, device, ...keys, endorser });
 }
 
+/** Whether `identity` is the one of `listing`, or comes right after it. */
+function isNewest(identity: Identity, { identity: listed }: Listing): boolean {
+  return listed === null || [identity.id, identity.body.previous].some((id) => equal(id, listed.id));
+}
+
 /** Publish whatever of this device's statements `listing` lacks, then see to the prekeys. */
 async function publishStatements(
   directory: Directory,
@@ -196,12 +201,10 @@ async function publishStatements(
   listing: Listing,
 ): Promise<void> {
   const { identity, certificate } = await messenger.statements();
+  if (!isNewest(identity, listing)) {
+    throw new CryptoError("identity_changed", "the wallet's identity was changed elsewhere");
+  }
   if (listing.identity === null || !equal(listing.identity.id, identity.id)) {
-    const successor =
-      listing.identity === null || equal(identity.body.previous, listing.identity.id);
-    if (!successor) {
-      throw new CryptoError("identity_changed", "the wallet's identity was changed elsewhere");
-    }
     await directory.putIdentity(identity);
   }
   if (listing.revocations.some((one) => equal(one.body.certificate, certificate.id))) {
@@ -281,17 +284,20 @@ export class FurtherDevice {
     return new FurtherDevice(enrolment, keys, freshDeviceId(fresh));
   }
 
-  /** Take the other device's answer; the wallet is asked to sign. Throws `decode`, `not_certified`. */
+  /**
+   * Take the other device's answer; the wallet is asked to sign. Throws `decode`, `not_certified`, or
+   * `refused` when the keys were renewed after the answer was made; then nothing has changed.
+   */
   async finish(answer: Bytes): Promise<Messenger> {
     const { wallet, sign, directory, store, suite } = this.#enrolment;
     const word = decodeAnswer(answer);
-    const { identity } = word;
-    const body = bodyOf(this.#asked, identity, word.endorser);
-    const proof = await signAsDevice(suite, this.#keys, DEVICE_CERTIFICATE, body.encoded);
-    const { certificate } = await certified(suite, word, body, await sign(body.text), proof);
+    const body = bodyOf(this.#asked, word.identity, word.endorser);
     const listing = await directory.lookup(wallet);
-    const certificates = [...listing.certificates, certificate];
-    const roster = await verifyRoster(suite, identity, certificates, listing.revocations);
+    if (!isNewest(word.identity, listing)) {
+      throw new CryptoError("refused", "the answer is of an identity that has been replaced");
+    }
+    const proof = await signAsDevice(suite, this.#keys, DEVICE_CERTIFICATE, body.encoded);
+    const { roster } = await certified(suite, word, body, await sign(body.text), proof);
     const messenger = await Messenger.create(store, suite, this.#keys, roster, this.device);
     await publishStatements(directory, messenger, listing);
     return messenger;

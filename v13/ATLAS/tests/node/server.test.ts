@@ -210,6 +210,37 @@ test("a further device is certified by hand, and reads from then on", async () =
   expect(await codeOf(answerRequest(await bob.open(), further.request))).toBe("not_certified");
 });
 
+test("an answer of an identity that has been replaced makes no device, and asks no wallet", async () => {
+  const first = await alice.open();
+  const second = await Browser.of(alice.key);
+  const further = await FurtherDevice.begin(await second.enrolment());
+  const stale = await answerRequest(first, further.request);
+  await rotateIdentity(await alice.enrolment(), first);
+  expect(await codeOf(further.finish(stale))).toBe("refused");
+  expect(second.asked).toBe(0);
+  expect(await LeftBehindDevice.find(await second.enrolment())).toBeNull();
+  const messenger = await further.finish(await answerRequest(first, further.request));
+  expect(messenger.device).toBe(further.device);
+});
+
+test("what a further device is given is verified once, signature by signature", async () => {
+  const first = await alice.open();
+  const second = await Browser.of(alice.key);
+  const { mldsa65 } = suite;
+  let verified = 0;
+  const counting: typeof mldsa65 = Object.assign(Object.create(mldsa65) as typeof mldsa65, {
+    verify: (...given: Parameters<typeof mldsa65.verify>) => {
+      verified += 1;
+      return mldsa65.verify(...given);
+    },
+  });
+  const enrolment = { ...(await second.enrolment()), suite: { ...suite, mldsa65: counting } };
+  const further = await FurtherDevice.begin(enrolment);
+  await further.finish(await answerRequest(first, further.request));
+  // The identity's own; of the first certificate two, of the second three.
+  expect(verified).toBe(6);
+});
+
 test("a browser is a further device of an identity made in Python", async () => {
   const secret = fresh(32);
   const browser = await Browser.of(new WalletKey(secret));

@@ -16,7 +16,7 @@
     ├── LedgerUnavailable           ledger_unavailable   (retry_after): ours; nothing was taken
     │   ├── OutcomeUnknown          the commit may have happened; the writer stops, recovery decides
     │   ├── NotStored               it was logged, and the mailbox lacks it yet (receipt)
-    │   └── DatabaseTaken           another server has written to the database; the ledger stops
+    │   └── DatabaseTaken           the database is gone, or another server's; the ledger stops
     ├── LedgerError                 the ledger file cannot be used as it is
     │   ├── LedgerBroken            a record does not verify (line, reason)
     │   ├── LedgerLocked            another process writes it
@@ -206,7 +206,7 @@ class NotStored(LedgerUnavailable):
 
 
 class DatabaseTaken(LedgerUnavailable):
-    """Another server has written to this one's database: what is in it is another ledger's."""
+    """Another server has written to this one's database, or its files are no longer there."""
 
 
 class LedgerError(SecureChatError):

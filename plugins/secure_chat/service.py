@@ -35,6 +35,7 @@ from plugins.secure_chat.core.records import EventDraft, Receipt
 from plugins.secure_chat.core.sequence import Duplicate, Logged, Stream, decide
 from plugins.secure_chat.errors import (
     Code,
+    DatabaseTaken,
     LedgerUnavailable,
     NotStored,
     OutcomeUnknown,
@@ -595,7 +596,7 @@ class ChatService:
 
     def _show(self, group: _Group, receipts: list[Receipt]) -> None:
         """Deliver and acknowledge a committed group, unless its ciphertext is not safe."""
-        not_stored = _why_not_stored(group.storing)
+        not_stored = _why_not_stored(group.storing) or self._why_gone()
         if not_stored is None and self._unstored:
             not_stored = LedgerUnavailable("the mailbox is being mended; resend", 1.0)
         if not_stored is not None:
@@ -618,6 +619,15 @@ class ChatService:
             self.metrics.acknowledged(now - item.received)
         for item, index in group.echoes:
             item.reply(ack(item.envelope, receipts[index], duplicate=True, gap=0))
+
+    def _why_gone(self) -> DatabaseTaken | None:
+        """Whether the mailbox is there no more: also a process that wrote to it may not know."""
+        try:
+            self.mailbox.check()
+        except DatabaseTaken as taken:
+            self._stop_ledger(taken.detail)
+            return taken
+        return None
 
     def _deliver(self, frame: bytes, stream: Stream, origin: Outbox | None) -> None:
         wallets = self._audience.wallets(stream.recipient)

@@ -28,6 +28,11 @@ from plugins.secure_chat.mailbox.engine import file_of
 from plugins.secure_chat.mailbox.tables import database_claim
 
 LEFT_SECONDS: Final = 2.0  # that a server which was killed may still write
+_FILES: Final = ("", "-wal", "-shm")  # that SQLite keeps of a database in use, beside each other
+_MOVED: Final = (
+    "a file of its database was moved, removed or replaced by another; put it back as it was and "
+    "restart"
+)
 _LOCK: Final = 0x61746C6174  # PostgreSQL's advisory lock, beside that of upgrades
 _IN_USE: Final = (
     "another server or `secure-chat migrate` uses this database: stop it, or give each ledger its "
@@ -42,7 +47,10 @@ class Claim(Protocol):
         """One transaction under the claim. Raises LedgerUnavailable or DatabaseTaken."""
 
     def check(self) -> None:
-        """Raises DatabaseTaken once it is known that another has written here."""
+        """Raises DatabaseTaken once what was claimed is not there, or another has written to it.
+
+        Quick: on the event loop too.
+        """
 
     def hold(self) -> None:
         """Take the claim again where it was lost. Raises LedgerUnavailable or DatabaseTaken."""
@@ -60,25 +68,40 @@ def claim(engine: Engine) -> Claim:
 
 
 class FileClaim:
-    """An OS lock on ``<database>.lock``. It is never lost."""
+    """An OS lock on ``<database>.lock``. It is never lost, but the files that it is for may be.
+
+    What is written to files that are no longer at their paths ends with the process.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        database = Path(file_of(engine)).resolve()  # whatever leads there
         try:
-            self._lock = _locked(Path(file_of(engine)).resolve())  # whatever leads there
+            self._lock = _locked(database)
         except LedgerLocked:
             raise DatabaseUnusable(_IN_USE) from None
         except LedgerUnusable as error:
             raise DatabaseUnusable("the lock beside the database cannot be made") from error
+        with engine.connect():  # SQLite has its files beside the database while one is open
+            self._files = {
+                path: there
+                for path in (f"{database}{end}" for end in _FILES)
+                if (there := _identity(path)) is not None
+            }
 
-    def transaction(self) -> contextlib.AbstractContextManager[Connection]:
-        return self._engine.begin()
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        with self._engine.begin() as connection:
+            yield connection
+        self.check()
 
     def check(self) -> None:
-        """Nobody else can have written here."""
+        for path, known in self._files.items():
+            if _identity(path) != known:
+                raise DatabaseTaken(_MOVED)
 
     def hold(self) -> None:
-        """It is held."""
+        self.check()
 
     def release(self) -> None:
         self._lock.release()
@@ -86,6 +109,15 @@ class FileClaim:
     @property
     def descriptors(self) -> Sequence[int]:
         return (self._lock.descriptor,)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Of the file that a path leads to."""
+    try:
+        there = os.stat(path)
+    except OSError:
+        return None
+    return there.st_dev, there.st_ino
 
 
 def _locked(database: Path) -> WriterLock:

@@ -217,6 +217,11 @@ class Mailbox:
         if self._claim is not None:
             self._claim.hold()
 
+    def check(self) -> None:
+        """Raise DatabaseTaken when the claimed database is known to be another's, or gone."""
+        if self._claim is not None:
+            self._claim.check()
+
     # -- writing: one thread ------------------------------------------------------------------
 
     def store(self, batch: Sequence[Stored], *, committed: int = 0) -> None:
@@ -640,8 +645,7 @@ class Mailbox:
 
         Raises DatabaseTaken.
         """
-        if self._claim is not None:
-            self._claim.check()
+        self.check()
         with self._engine.connect() as connection:
             if connection.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN")  # the driver would begin only at a write

@@ -46,6 +46,25 @@ def test_a_link_to_a_database_leads_to_its_lock_and_closing_twice_lets_go_once(
     third.close()
 
 
+@pytest.mark.parametrize("end", ["", "-wal", "-shm"])
+def test_files_that_are_not_at_their_paths_any_more_are_neither_written_nor_read(
+    tmp_path: Path, end: str
+) -> None:
+    mailbox = Mailbox.at(tmp_path / "mailbox.sqlite")
+    mailbox.claim()
+    mailbox.record_mismatch("GET /threads", "total", "now")
+    mailbox.hold()
+    (tmp_path / f"mailbox.sqlite{end}").unlink()
+    for use in (
+        lambda: mailbox.record_mismatch("GET /threads", "total", "now"),
+        mailbox.mismatches,
+        mailbox.hold,
+    ):
+        with pytest.raises(DatabaseTaken, match="moved, removed or replaced"):
+            use()
+    mailbox.close()
+
+
 @pytest.mark.postgres
 def test_a_claim_that_a_restart_of_the_database_ended_is_taken_again(
     own_cluster: postgres.Cluster,

@@ -164,4 +164,4 @@ class _Lifecycle:
             except Exception:
                 log.exception("host.readiness_check_failed plugin=%s", ready.plugin)
                 reasons.append(f"the readiness check of {ready.plugin} failed")
-        return reasons
+        return list(dict.fromkeys(reasons))  # a plugin on the host's ledger says its reason too

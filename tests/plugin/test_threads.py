@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +306,22 @@ def test_a_thread_that_is_begun_again_is_the_one_that_is_there(
     others = [begin(server, "l", BOB), begin(server, "k", ALICE, by=BOB)]
     ids = {one.json()["thread"] for one in (made, *others)}
     assert len(ids) == 3
+
+
+def test_how_a_thread_with_a_key_began_is_read_once(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(server, "k", BOB)
+    beginnings, reads = Mailbox.thread_beginnings, []
+
+    def counted(self: Mailbox, ids: Sequence[str]) -> dict[str, tuple[str, bytes | None]]:
+        reads.append(list(ids))
+        return beginnings(self, ids)
+
+    monkeypatch.setattr(Mailbox, "thread_beginnings", counted)
+    for count, key in enumerate(("k", "l"), start=1):
+        assert begin(server, key, BOB).status_code == 201
+        assert len(reads) == count
 
 
 @pytest.mark.parametrize(

@@ -93,16 +93,8 @@ class Threads:
 
     async def views(self, states: Sequence[Thread]) -> list[ThreadView]:
         """``states`` with their titles and metadata."""
-        mailbox = self._service.mailbox
-        found = await self._service.read(
-            lambda: mailbox.thread_beginnings([state.id for state in states])
-        )
-        views = []
-        for state in states:
-            created_at, body = found[state.id]
-            texts = json.loads(body or NO_DETAILS)
-            views.append(ThreadView(state, texts["title"], texts["metadata"], created_at))
-        return views
+        found = await self._beginnings(states)
+        return [_view(state, *found[state.id]) for state in states]
 
     # -- changing -----------------------------------------------------------------------------
 
@@ -135,9 +127,12 @@ class Threads:
         except NotStored as logged:
             state = fold(None, event, logged.receipt.position)
             return ThreadView(state, title, dict(metadata), logged.receipt.timestamp)
+        created_at, body = (await self._beginnings([state]))[state.id]
         if key is not None:
-            await self._require_same(state, names, details_body(title, metadata))
-        return (await self.views([state]))[0]
+            same = _has_details(state.details, body, details_body(title, metadata))
+            if not same or state.founders != set(names):
+                raise _key_of_another()
+        return _view(state, created_at, body)
 
     async def add(self, wallet: str, thread: str, members: Sequence[str]) -> Thread:
         """Take ``members`` in, those who are in it already excepted."""
@@ -232,13 +227,12 @@ class Threads:
             None,
         )
 
-    async def _require_same(self, state: Thread, members: Sequence[str], asked: bytes) -> None:
-        """Raise InvalidMessage unless the thread was begun as the request with its key asks."""
+    async def _beginnings(self, states: Sequence[Thread]) -> dict[str, tuple[str, bytes | None]]:
+        """When each of ``states`` began, by id, and its title and metadata if they are here."""
         mailbox = self._service.mailbox
-        found = await self._service.read(lambda: mailbox.thread_beginnings([state.id]))
-        _, body = found[state.id]
-        if state.founders != set(members) or not _has_details(state.details, body, asked):
-            raise _key_of_another()
+        return await self._service.read(
+            lambda: mailbox.thread_beginnings([state.id for state in states])
+        )
 
     async def _change(
         self, thread: str, make: Callable[[Thread | None], ThreadEvent | None]
@@ -311,6 +305,11 @@ class Threads:
 
     def _end(self) -> int:
         return self._service.delivered_position
+
+
+def _view(state: Thread, created_at: str, body: bytes | None) -> ThreadView:
+    texts = json.loads(body or NO_DETAILS)
+    return ThreadView(state, texts["title"], texts["metadata"], created_at)
 
 
 def _by_creator(

@@ -653,12 +653,25 @@ def test_claims_are_limited_by_claimer_and_by_target(tmp_path: Path) -> None:
 
 
 def test_publishing_is_limited(tmp_path: Path) -> None:
+    """Statements of every kind, and of prekeys also their number, have one budget a wallet."""
     with chat_server(tmp_path, statement_burst=21, statements_per_second=1e-3) as server:
-        alice = Registrant(server, "phone")
-        for _ in range(21):
-            assert alice.publish_identity().status_code in (200, 201)
-        assert_refused(alice.publish_identity(), 429, "rate_limited")
-        assert_refused(alice.publish_device("phone"), 429, "rate_limited")
+        alice = Registrant(server, "phone", one_time=5)
+        publish: dict[str, Callable[[], httpx.Response]] = {
+            "identity": alice.publish_identity,
+            "device": lambda: alice.publish_device("phone"),
+            "prekeys": lambda: alice.publish_prekeys("phone"),
+            "revocation": alice.publish_revocation,
+        }
+        # One each for the first two; one for the publication, and one for its ten prekeys.
+        for kind in ("identity", "device", "prekeys"):
+            assert publish[kind]().status_code in (200, 201), kind
+        alice.revoke("phone")
+        for _ in range(17):
+            assert publish["revocation"]().status_code in (200, 201)
+        for kind in publish:
+            assert_refused(publish[kind](), 429, "rate_limited")
+        bob = Registrant(server, "phone")
+        assert bob.publish_identity().status_code == 201
 
 
 def test_a_publication_costs_by_its_prekeys(tmp_path: Path) -> None:

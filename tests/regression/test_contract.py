@@ -279,6 +279,22 @@ def test_a_message_that_breaks_the_contract_is_422(
     assert legacy.messages(ALICE, thread)["total"] == 0
 
 
+def test_a_hash_is_64_hex_digits_and_nothing_else(server: LegacyClient) -> None:
+    """Of either case. Every other printable character is tried, at each end, and a digit that is
+    not ASCII."""
+    thread = server.create(ALICE, BOB)["thread_id"]
+    body = {"thread_id": thread, "content_size": 1}
+    for hashed in ("0123456789abcdef" * 4, "0123456789ABCDEF" * 4):
+        posted = server.ask(ALICE, "POST", "/messages", {**body, "content_hash": hashed})
+        assert posted.json()["content_hash"] == hashed
+    others = sorted(set(map(chr, range(32, 127))) - set("0123456789abcdefABCDEF"))
+    for other in (*others, "\u0663", "\uff11", "\0"):
+        for hashed in ("a" * 63 + other, other + "a" * 63):
+            refused = server.ask(ALICE, "POST", "/messages", {**body, "content_hash": hashed})
+            assert refused.status_code == 422, hashed
+    assert server.messages(ALICE, thread)["total"] == 2
+
+
 @pytest.mark.parametrize(
     ("path", "parameters"),
     [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -113,6 +115,37 @@ def test_a_mirror_that_was_cut_off_is_made_up_for_at_the_next_start(
         for line in (tmp_path / "legacy_transactions.jsonl").read_text().splitlines()
     ]
     assert positions == sorted(set(positions))
+
+
+def _has(found: Callable[[], list[int]], count: int) -> bool:
+    return len(found()) == count
+
+
+def test_at_dual_the_hosts_records_follow_while_the_server_runs(tmp_path: Path) -> None:
+    """What the chat logged, each event once and in its order; at v2 nothing any more."""
+    file = tmp_path / "legacy_transactions.jsonl"
+
+    def mirrored() -> list[int]:
+        *whole, _ = file.read_text().split("\n")
+        return [json.loads(line)["ledger_position"] for line in whole]
+
+    with at_stage(tmp_path, Stage.DUAL) as (server, legacy):
+        for _ in range(2):
+            live_through(server, legacy)
+            count = len(server.records())
+            server.wait_for(partial(_has, mirrored, count), "all to be mirrored")
+        assert mirrored() == list(range(1, count + 1))
+        answers = legacy.everything(*EVERYONE)
+        host = LegacyTransactions(file)  # as another reader of the file, beside the server
+        for wallet in EVERYONE:
+            shown = [one.model_dump(mode="json") for one in host.threads_of(wallet)]
+            assert shown == answers[wallet][0]["threads"]
+        host.close()
+    before = file.read_bytes()
+    move_stage(tmp_path, Stage.DUAL, Stage.V2)
+    with at_stage(tmp_path) as (server, legacy):
+        live_through(server, legacy)
+    assert file.read_bytes() == before
 
 
 def test_what_is_not_mirrored_yet_is_at_the_stop(

@@ -25,6 +25,7 @@ from typing import Any
 
 from plugins.secure_chat.client import ChatClient, Device, WalletKey, wallet_login
 from tests.faults.server import Server
+from tests.kept_port import KeptPort
 
 PASSPHRASE = "a passphrase of a test"
 
@@ -34,7 +35,8 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._server = Server(folder / "server", options=("--with-client",))
+        self._port = KeptPort()
+        self._server = self._started()
         self._key = WalletKey(secrets.token_bytes(32))
         self._devices = 0
         self._bob: ChatClient | None = None
@@ -67,6 +69,7 @@ class World:
     async def close(self) -> None:
         await self._open.aclose()
         self._server.terminate()
+        self._port.close()
 
     @property
     def _client(self) -> ChatClient:
@@ -82,11 +85,13 @@ class World:
         self._bob = await self._open.enter_async_context(client)
         return client.wallet
 
+    def _started(self) -> Server:
+        options = ("--with-client", "--port", str(self._port.number))
+        return Server(self._folder / "server", options=options)
+
     def _restart(self) -> None:
-        port = int(self.url.rsplit(":", 1)[1])
         assert self._server.terminate() == 0
-        options = ("--with-client", "--port", str(port))
-        self._server = Server(self._folder / "server", options=options)
+        self._server = self._started()
 
     def _kept(self) -> str:
         files = sorted(path for path in (self._folder / "server").rglob("*") if path.is_file())

@@ -26,6 +26,7 @@ from plugins.secure_chat.client import (
     WalletKey,
     wallet_login,
 )
+from tests.kept_port import KeptPort
 from tests.unit.client.hostile import Hostile
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -44,16 +45,16 @@ class Server:
             **environment,
         }
         self._process: subprocess.Popen[str] | None = None
-        self._port = 0
+        self._kept = KeptPort()
         self.start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def port(self) -> int:
-        return self._port
+        return self._kept.number
 
     def start(self) -> None:
         """Returns when it listens."""
@@ -61,7 +62,7 @@ class Server:
             self._process = subprocess.Popen(
                 (
                     *COMMAND,
-                    *("--port", str(self._port), "--data-dir", str(self.folder / "data")),
+                    *("--port", str(self.port), "--data-dir", str(self.folder / "data")),
                 ),
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -72,7 +73,6 @@ class Server:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line.startswith("listening on "), (self.folder / "server.log").read_text()
-        self._port = int(line.rsplit(":", 1)[1])
 
     def kill(self) -> None:
         """As the kernel does it to a process out of memory."""
@@ -80,6 +80,11 @@ class Server:
 
     def stop(self) -> None:
         self._end(signal.SIGTERM)
+
+    def close(self) -> None:
+        """Stop for good: the port is anybody's."""
+        self.stop()
+        self._kept.close()
 
     def _end(self, number: signal.Signals) -> None:
         process, self._process = self._process, None
@@ -164,7 +169,7 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
         def start(**environment: str) -> Server:
             server = Server(tmp_path, **environment)
-            stack.callback(server.stop)
+            stack.callback(server.close)
             return server
 
         yield start
@@ -175,7 +180,7 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """For tests that leave it running and do not count what is in its ledger."""
     server = Server(tmp_path_factory.mktemp("shared"))
     yield server
-    server.stop()
+    server.close()
 
 
 @pytest.fixture

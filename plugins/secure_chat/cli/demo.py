@@ -50,9 +50,9 @@ from plugins.secure_chat.errors import SecureChatError
 from plugins.secure_chat.rewards import fold_ledger
 from plugins.secure_chat.web_client import NOT_BUILT, WebClient
 
-START_SECONDS: Final = 20.0
+START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 15.0
-PLAY_SECONDS: Final = 50.0  # for the whole conversation
+PLAY_SECONDS: Final = 240.0  # for the whole conversation, also on a slow machine
 LEDGER: Final = "genesis_ledger.jsonl"
 CHR: Final = 10**18
 ROOT: Final = Path(__file__).resolve().parents[3]

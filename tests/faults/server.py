@@ -142,6 +142,7 @@ class Server:
             **{
                 "compression": None,
                 "open_timeout": PATIENCE,
+                "ping_interval": None,  # who stalls answers none
                 "close_timeout": 2,
                 "max_size": 1 << 22,
                 **options,

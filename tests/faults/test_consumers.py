@@ -25,7 +25,10 @@ RECONNECTS = 400
 async def connections_fall_to(server: Server, count: int) -> AsyncIterator[None]:
     """Run the body, then wait until the server has only ``count`` connections."""
     yield
-    async with httpx.AsyncClient(trust_env=False) as client, asyncio.timeout(PATIENCE):
+    async with (
+        httpx.AsyncClient(timeout=PATIENCE, trust_env=False) as client,
+        asyncio.timeout(PATIENCE),
+    ):
         while True:
             text = (await client.get(server.url + "/metrics")).text
             (line,) = (

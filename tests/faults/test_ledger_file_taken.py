@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from plugins.secure_chat.audit import audit_ledger
-from tests.faults.server import LEDGER, Server, message, refused_start, resume, send
+from tests.faults.server import LEDGER, PATIENCE, Server, message, refused_start, resume, send
 
 pytestmark = pytest.mark.fault
 
@@ -56,8 +56,8 @@ async def test_a_ledger_file_taken_from_a_running_server_stops_it_without_an_ack
                 refused = await send(alice, message("bob", seq))
                 assert (refused["type"], refused["code"]) == ("ERROR", "ledger_unavailable")
                 assert "its file was moved, removed, or changed" in refused["detail"]
-        async with httpx.AsyncClient(base_url=server.url, trust_env=False) as host:
-            ready = await host.get("/health/ready")
+        async with httpx.AsyncClient(timeout=PATIENCE, trust_env=False) as host:
+            ready = await host.get(f"{server.url}/health/ready")
         assert ready.status_code == 503
         assert "its file was moved" in json.dumps(ready.json()["reasons"])
 

@@ -150,7 +150,7 @@ async def until(server: Server, path: str, status: int) -> dict[str, Any]:
     """The answer at ``path`` once it has that status; the log follows the ledger by itself."""
     async with (
         asyncio.timeout(PATIENCE),
-        httpx.AsyncClient(base_url=server.url, trust_env=False) as host,
+        httpx.AsyncClient(base_url=server.url, timeout=PATIENCE, trust_env=False) as host,
     ):
         while (answer := await host.get(path)).status_code != status:  # noqa: ASYNC110 -- polled
             await asyncio.sleep(0.05)  # between two looks

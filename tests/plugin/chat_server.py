@@ -148,6 +148,8 @@ class ChatServer:
             socket.create_connection(("127.0.0.1", self.port), timeout=WAIT).close()
         except ConnectionRefusedError:
             return True
+        except ConnectionResetError:
+            pass  # the listener was closed in the middle of it
         return False
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
@@ -180,6 +182,8 @@ class ChatServer:
             compression=None,
             max_size=None,
             proxy=None,
+            open_timeout=WAIT,
+            ping_interval=None,
         ) as connection:
             peer = Peer(connection)
             if greeted:
@@ -331,7 +335,8 @@ def serving(
             ws_per_message_deflate=False,
             log_config=None,
             access_log=False,
-            timeout_graceful_shutdown=10,
+            ws_ping_interval=None,  # a socket by hand answers none
+            timeout_graceful_shutdown=int(WAIT),
         )
         server = _Server(config)
         thread = threading.Thread(target=server.run, args=([listener],), name="server")

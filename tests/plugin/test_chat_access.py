@@ -474,14 +474,15 @@ def test_the_served_process_writes_no_token_to_its_log(tmp_path: Path) -> None:
         assert found is not None, line
         address = found[1]
         url = f"ws://{address}/v1/chat/ws?token="
-        with connect(url + given, proxy=None) as alice:
+        with connect(url + given, proxy=None, open_timeout=WAIT, ping_interval=None) as alice:
             assert json.loads(alice.recv(timeout=WAIT))["type"] == "READY"
             alice.send("{")
             assert json.loads(alice.recv(timeout=WAIT))["code"] == "malformed_frame"
-        with pytest.raises(InvalidStatus), connect(url + refused, proxy=None):
+        with pytest.raises(InvalidStatus), connect(url + refused, proxy=None, open_timeout=WAIT):
             pass
         for secret in (given, refused):
-            httpx.get(f"http://{address}/v1/chat/threads?token={secret}", trust_env=False)
+            path = f"http://{address}/v1/chat/threads?token={secret}"
+            httpx.get(path, timeout=WAIT, trust_env=False)
     finally:
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=WAIT)

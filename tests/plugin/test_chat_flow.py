@@ -459,6 +459,7 @@ def test_stopping_answers_all_that_was_taken_before_it_closes_1012(
         return await commit(ledger, *what)
 
     monkeypatch.setattr(JournalLedger, "commit", held)
+    monkeypatch.setattr(socket, "AUTH_SECONDS", WAIT)
     with chat_server(tmp_path) as server, ThreadPoolExecutor(1) as caller:
         posted = caller.submit(server.post, CAROL, message(BOB, 1))
         assert begun.wait(WAIT)

@@ -155,7 +155,7 @@ def test_the_documents_steps_word_for_word_make_a_foreign_application_chat(
         def peer(user: str) -> Peer:
             headers = {"Authorization": f"Bearer ours.{user}"}
             url = f"ws://{address}/v1/chat/ws"
-            return Peer(connect(url, additional_headers=headers, proxy=None))
+            return Peer(connect(url, additional_headers=headers, proxy=None, open_timeout=WAIT))
 
         alice, bob = peer("user_alice"), peer("user_bob")
         with alice.connection, bob.connection:

@@ -32,7 +32,9 @@ class Hostile:
         self.frames: list[Json] = []
 
     async def start(self) -> None:
-        self._inner = await serve(self._relay, "127.0.0.1", 0, compression=None, max_size=None)
+        self._inner = await serve(
+            self._relay, "127.0.0.1", 0, compression=None, max_size=None, ping_interval=None
+        )
         self._outer = await asyncio.start_server(self._serve, "127.0.0.1", 0)
 
     async def stop(self) -> None:
@@ -101,7 +103,7 @@ class Hostile:
         body = await reader.readexactly(int(headers.get("content-length", "0")))
         self.requests.append((f"{method} {path}", body))
         wanted = ("authorization", "content-type")
-        async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
             answer = await http.request(
                 method,
                 f"http://127.0.0.1:{self._port}{path}",
@@ -125,7 +127,13 @@ class Hostile:
         self._sockets.add(socket)
         try:
             async with connect(
-                url, additional_headers=bearer, proxy=None, compression=None, max_size=None
+                url,
+                additional_headers=bearer,
+                proxy=None,
+                compression=None,
+                max_size=None,
+                open_timeout=60,
+                ping_interval=None,
             ) as server:
                 await asyncio.gather(self._up(socket, server), self._down(socket, server))
         except (ConnectionClosed, OSError):

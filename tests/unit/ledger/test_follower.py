@@ -15,7 +15,7 @@ from plugins.secure_chat.transparency.keys import CheckpointSigner
 from plugins.secure_chat.transparency.log import Published, TransparencyLog, TreeDamaged
 
 SIGNER = CheckpointSigner("example.com/ledger", b"\x01" * 32, b"\x02" * 32)
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which a test says that something never happened."""
 
 

@@ -113,7 +113,7 @@ def test_many_appends_share_one_sync(tmp_path: Path) -> None:
             syncs.append(self.size())
             if len(syncs) == 1:
                 syncing.set()
-                may_go_on.wait(10)
+                may_go_on.wait(60)
             super().sync()
 
     syncs: list[int] = []
@@ -122,11 +122,11 @@ def test_many_appends_share_one_sync(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path / "ledger.jsonl", open_file=Held)
     journal.observe(lambda count, _size: groups.append(count))
     staged = [journal.stage([draft(0)])]
-    assert syncing.wait(10)  # the writer has taken the first group
+    assert syncing.wait(60)  # the writer has taken the first group
     staged += [journal.stage([draft(number)]) for number in range(1, 50)]
     may_go_on.set()
     for one in staged:
-        one.durable.result(10)
+        one.durable.result(60)
     journal.close()
     assert groups == [1, 49]
     assert len(syncs) == 2

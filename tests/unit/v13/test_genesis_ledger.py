@@ -146,7 +146,7 @@ def test_a_second_process_is_refused(ledger: GenesisLedger, path: Path) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(path)],
-        capture_output=True, text=True, timeout=30, check=True,
+        capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == LedgerLocked.__name__
     assert len(lines(path)) == 1
@@ -166,7 +166,7 @@ def test_a_process_that_never_closes_its_ledger_ends(path: Path) -> None:
         "ledger = GenesisLedger(sys.argv[1])\n"
         "ledger.append_event('A', 'w', {}, '')\n"
     )
-    subprocess.run([sys.executable, "-c", program, str(path)], timeout=30, check=True)
+    subprocess.run([sys.executable, "-c", program, str(path)], timeout=60, check=True)
     assert len(lines(path)) == 1
 
 
@@ -277,7 +277,7 @@ def test_a_failing_observer_does_not_fail_a_committed_event(
 
 def test_the_journal_is_there_for_group_commit(ledger: GenesisLedger) -> None:
     staged = ledger.journal.stage([EventDraft("A", WALLET, {}), EventDraft("B", WALLET, {})])
-    staged.durable.result(timeout=10)
+    staged.durable.result(timeout=60)
     assert [entry.event_type for entry in ledger.read_all()] == ["A", "B"]
     assert ledger.journal is ledger.open()
 

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from sqlalchemy import create_engine, make_url, text
 
 from tests import postgres
 
 # The same examples at every run, so that a change is what turns a test red. To look for new ones:
-# HYPOTHESIS_PROFILE=explore.
-settings.register_profile("same", derandomize=True)
-settings.register_profile("explore")
+# HYPOTHESIS_PROFILE=explore. How long an example takes, or the making of one, is the machine's.
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same", settings.get_profile("explore"), derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 

@@ -9,7 +9,16 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 
-from tests.plugin.chat_server import ALICE, BOB, CAROL, ChatServer, chat_server, message, token
+from tests.plugin.chat_server import (
+    ALICE,
+    BOB,
+    CAROL,
+    WAIT,
+    ChatServer,
+    chat_server,
+    message,
+    token,
+)
 
 EXAMPLES = 15
 # Their parameters are names, and no name is wrong before it is looked up.
@@ -174,7 +183,6 @@ def test_nothing_that_the_schema_allows_or_forbids_is_a_server_error(
         @given(case=operation.as_strategy(generation_mode=mode))
         @settings(
             max_examples=EXAMPLES,
-            deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
         )
@@ -182,6 +190,7 @@ def test_nothing_that_the_schema_allows_or_forbids_is_a_server_error(
             answer = case.call(
                 base_url=str(server.http.base_url).rstrip("/"),
                 headers={"Authorization": f"Bearer {token(ALICE)}"},
+                timeout=WAIT,
             )
             seen.add(answer.status_code)
             assert answer.status_code < 500

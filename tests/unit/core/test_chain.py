@@ -282,7 +282,7 @@ def _state(chain: Chain) -> object:
     return (chain.head, chain.size, chain.last_seqs, asdict(chain.tally), chain.finding)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(MESSAGES, st.booleans(), DAMAGE, st.sets(st.integers(1, 20)), st.integers(0, 25))
 def test_runs_that_are_joined_say_what_one_run_says(
     messages: list[tuple[tuple[int, int, str], int, bool]],

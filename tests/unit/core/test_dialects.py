@@ -72,7 +72,7 @@ HOST_EVENTS = st.builds(
     value=st.none() | st.integers(-(2**53), 2**53),
 )
 MOMENTS = st.datetimes(datetime(2025, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 -- see timezones
-EXAMPLES = settings(deadline=None, max_examples=50)
+EXAMPLES = settings(max_examples=50)
 
 
 @pytest.mark.parametrize("dialect", ALL, ids=str)
@@ -141,7 +141,7 @@ def test_what_is_encoded_is_what_the_host_would_write(
         assert line == ledger.data
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(draft=DRAFTS, at=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
 def test_the_plain_way_never_says_yes_where_the_exact_way_says_no(
     draft: EventDraft, at: float, byte: int

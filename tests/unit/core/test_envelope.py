@@ -79,7 +79,7 @@ TUPLES = st.tuples(
 
 
 @given(TUPLES, TUPLES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_distinct_tuples_have_distinct_hash_inputs(
     one: tuple[bytes, bytes, int], other: tuple[bytes, bytes, int]
 ) -> None:
@@ -87,7 +87,7 @@ def test_distinct_tuples_have_distinct_hash_inputs(
 
 
 @given(TUPLES, st.integers(0, 12))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_moving_bytes_over_a_border_changes_the_hash(
     given_tuple: tuple[bytes, bytes, int], shift: int
 ) -> None:

@@ -66,7 +66,7 @@ def test_a_message_is_parsed_with_and_without_its_type(spaced: bool) -> None:
 
 
 @given(JSON)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_json_is_a_frame_or_a_refusal(value: Any) -> None:
     try:
         assert isinstance(parse_frame(json.dumps(value)), CLIENT_FRAMES)
@@ -75,7 +75,7 @@ def test_any_json_is_a_frame_or_a_refusal(value: Any) -> None:
 
 
 @given(st.binary(max_size=64) | st.text(max_size=64))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_bytes_are_a_frame_or_a_refusal(raw: str | bytes) -> None:
     try:
         parse_frame(raw)
@@ -103,7 +103,7 @@ def test_text_that_has_no_utf_8_is_malformed() -> None:
 
 
 @given(st.sampled_from(sorted(message("b", 1))), JSON)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_field_of_any_value_is_valid_or_refused_without_quoting_it(
     field: str, value: Any
 ) -> None:

@@ -213,7 +213,7 @@ def test_a_reason_names_the_rule_and_never_the_data(secure: Record) -> None:
         assert caught.value.__cause__ is None
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.one_of(
         st.binary(min_size=0, max_size=70).map(lambda data: base64.b64encode(data).decode()),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -258,12 +258,7 @@ class Pair(Chat):
 
 
 for machine, examples in ((Chat, 25), (Pair, 25)):
-    machine.TestCase.settings = settings(
-        max_examples=examples,
-        stateful_step_count=40,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
+    machine.TestCase.settings = settings(max_examples=examples, stateful_step_count=40)
 
 TestThreeParties = Chat.TestCase
 TestTwoParties = Pair.TestCase

@@ -216,6 +216,5 @@ TestOneWallet = OneWallet.TestCase
 TestOneWallet.settings = settings(
     max_examples=8,
     stateful_step_count=20,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
 )

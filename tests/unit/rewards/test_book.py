@@ -90,7 +90,7 @@ def test_at_every_position_the_book_is_what_a_recomputation_is(case: Case) -> No
         assert live.head.position == position
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(
         st.tuples(

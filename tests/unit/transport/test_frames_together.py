@@ -149,7 +149,7 @@ BAD = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_the_application_hears_what_it_would_hear_from_websockets(data: st.DataObject) -> None:
     bad = data.draw(st.lists(BAD, max_size=1))

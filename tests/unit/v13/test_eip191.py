@@ -19,14 +19,14 @@ texts = st.text(st.characters(codec="utf-8"), max_size=300)
 
 
 @given(keys, texts)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_recovery_gives_the_address_that_eth_account_signed_with(key: bytes, text: str) -> None:
     signed = Account.sign_message(encode_defunct(text=text), key)
     assert recover(text, bytes(signed.signature)) == Account.from_key(key).address.lower()
 
 
 @given(keys, texts)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_eth_account_recovers_what_the_test_wallet_signs(key: bytes, text: str) -> None:
     wallet = Wallet(key)
     signature = wallet.sign(text)
@@ -36,7 +36,7 @@ def test_eth_account_recovers_what_the_test_wallet_signs(key: bytes, text: str) 
 
 
 @given(keys, texts)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_v_of_both_conventions_recovers_the_same_address(key: bytes, text: str) -> None:
     wallet = Wallet(key)
     signature = bytes.fromhex(wallet.sign(text)[2:])
@@ -45,7 +45,7 @@ def test_v_of_both_conventions_recovers_the_same_address(key: bytes, text: str) 
 
 
 @given(keys, texts)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_malleated_twin_of_a_signature_is_refused(key: bytes, text: str) -> None:
     """eth-account takes the twin: same address, other bytes. We do not."""
     signature = bytes.fromhex(Wallet(key).sign(text)[2:])
@@ -89,7 +89,7 @@ def test_an_r_that_is_no_point_is_refused() -> None:
 
 
 @given(st.binary(min_size=64, max_size=64), st.sampled_from([0, 1, 27, 28]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_arbitrary_bytes_give_an_address_or_a_refusal_and_nothing_else(
     point: bytes, v: int
 ) -> None:

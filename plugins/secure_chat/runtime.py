@@ -374,14 +374,14 @@ class Runtime:
             return {}
 
     async def _hold(self, service: ChatService) -> None:
-        """Notice a database that was restarted also when nobody writes."""
+        """Notice also when nobody writes that the database was restarted, or has room again."""
         while True:
             try:
-                await service.write(service.mailbox.hold)
+                await service.hold_mailbox()
             except DatabaseTaken:
                 return
-            except LedgerUnavailable as error:
-                log.warning("mailbox.claim_lost reason=%s", error.detail)
+            except LedgerUnavailable:
+                pass  # the mailbox has logged it
             await asyncio.sleep(_HOLD_SECONDS)
 
     async def _expire(self, days: float) -> None:

@@ -245,6 +245,10 @@ class ChatService:
         reasons = []
         if self.ledger.stopped is not None:
             reasons.append(self.ledger.stopped)
+        elif self.mailbox.not_written is not None:
+            reasons.append(self.mailbox.not_written)
+        elif self._unstored or self._unstored_event is not None:
+            reasons.append("the mailbox is being mended")
         if self._draining:
             reasons.append("the server is shutting down")
         if any(task.done() for task in self._tasks) and not self._draining:
@@ -339,6 +343,18 @@ class ChatService:
         """
         return self._writer.change(change)
 
+    async def hold_mailbox(self) -> None:
+        """Keep the mailbox's claim; where it could not be written, try again though nobody writes.
+
+        Raises LedgerUnavailable while that cannot be done, DatabaseTaken when it is too late.
+        """
+        await self.write(self.mailbox.hold)
+        if self.mailbox.not_written is not None:
+            if self._is_behind():
+                self._mend_soon()
+            else:
+                await self.write(self.mailbox.write_again)
+
     def _stop_ledger(self, why: str) -> None:
         if self.ledger.stopped is None:
             self.ledger.stop(why)
@@ -367,6 +383,10 @@ class ChatService:
                 group = _Group()
                 try:
                     await self._decide(items, group)
+                except LedgerUnavailable as not_read:
+                    self._forget(group)
+                    for item in items:
+                        item.reply(not_read)
                 except Exception:
                     log.exception("sequencer.failed messages=%d", len(items))
                     self._forget(group)

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from plugins.secure_chat.audit import audit_ledger
@@ -50,6 +51,12 @@ def fill(disk: Path) -> Path:
     raise AssertionError("the disk has no end")
 
 
+async def readiness(server: Server) -> tuple[int, str]:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as host:
+        answer = await host.get("/health/ready")
+    return answer.status_code, answer.text
+
+
 @pytest.mark.parametrize("full", ["ledger and mailbox", "ledger", "mailbox"])
 async def test_f4_a_full_disk_is_refused_clearly_and_writes_persist_when_there_is_space(
     tmp_path: Path, small_disk: Path, full: str, monkeypatch: pytest.MonkeyPatch
@@ -77,11 +84,16 @@ async def test_f4_a_full_disk_is_refused_clearly_and_writes_persist_when_there_i
             # Reads go on.
             page = (await rest.get("/threads/alice/messages?limit=200")).json()
             assert [m["position"] for m in page["messages"]] == [p["position"] for p in promised]
+            if full == "mailbox":
+                code, said = await readiness(server)
+                assert code == 503
+                assert "the mailbox could not be written: SQLITE_FULL" in said
             # Space returns: the refused message and the next ones are taken, without a restart.
             filler.unlink()
             promised += [await send(alice, text) for text in texts[number : number + 3]]
             assert {p["type"] for p in promised} == {"ACK"}, promised
             again = [await send(alice, text) for text in texts[: len(promised)]]
+            assert await readiness(server) == (200, '{"status":"ready"}')
         server.kill()
     for first, second in zip(promised, again, strict=True):
         assert (second["duplicate"], second["position"]) == (True, first["position"])

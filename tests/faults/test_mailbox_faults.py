@@ -10,7 +10,9 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from plugins.secure_chat.core.records import Receipt
 from plugins.secure_chat.core.sequence import Stream
@@ -147,3 +149,39 @@ async def test_f11_rows_of_a_group_that_a_crash_kept_from_the_ledger_are_forgott
         async with server.socket("alice") as alice:
             fresh = await send(alice, message("bob", ALL + 1))
     assert (fresh["type"], fresh["position"]) == ("ACK", ALL + 1), fresh
+
+
+async def test_a_mailbox_that_can_be_neither_read_nor_written_is_told_by_its_name(
+    tmp_path: Path,
+) -> None:
+    data = tmp_path / "data"
+    with Server(data) as server:
+        async with server.socket("alice") as alice, server.socket("bob") as bob:
+            assert (await send(alice, TEXTS[0]))["type"] == "ACK"
+            with contextlib.closing(sqlite3.connect(data / MAILBOX, timeout=60)) as database:
+                database.execute("ALTER TABLE messages RENAME TO elsewhere")
+            for _ in range(2):
+                refused = await send(alice, TEXTS[1])
+                assert refused["code"] == "ledger_unavailable"
+                assert refused["detail"] == "the mailbox could not be written: SQLITE_ERROR"
+            assert (await receive(bob))["seq"] == 1
+            await bob.send(json.dumps({"type": "RESUME", "after": 0}))
+            unread = await receive(bob)
+            assert (unread["type"], unread["code"]) == ("ERROR", "ledger_unavailable")
+            assert unread["detail"] == "the mailbox could not be read: SQLITE_ERROR"
+            with pytest.raises(ConnectionClosed, match="1011"):
+                await receive(bob)
+            async with httpx.AsyncClient(base_url=server.url, trust_env=False) as host:
+                ready = await host.get("/health/ready")
+                assert ready.status_code == 503
+                assert ready.json()["reasons"] == [refused["detail"]]
+                with contextlib.closing(sqlite3.connect(data / MAILBOX, timeout=60)) as database:
+                    database.execute("ALTER TABLE elsewhere RENAME TO messages")
+                # Nobody writes, and it is noticed.
+                while (await host.get("/health/ready")).status_code != 200:
+                    pass
+            assert (await send(alice, TEXTS[1]))["type"] == "ACK"
+        assert server.terminate() == 0
+    said = server.log()
+    assert "Traceback" not in said
+    assert said.count("mailbox.not_written") == said.count("mailbox.written_again") == 1

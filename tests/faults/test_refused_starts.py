@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from plugins.secure_chat import __version__
+from plugins.secure_chat.mailbox.store import Mailbox
 from tests.faults.server import MAILBOX, refused_start
 
 pytestmark = pytest.mark.fault
@@ -53,6 +56,14 @@ def test_a_mailbox_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / MAILBOX).write_text(TEXT)
     assert "file is not a database" in the_line(refused_start(tmp_path))
     assert (tmp_path / MAILBOX).read_text() == TEXT
+
+
+def test_a_mailbox_that_lacks_a_table(tmp_path: Path) -> None:
+    Mailbox.at(tmp_path / MAILBOX).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / MAILBOX)) as database:
+        database.execute("DROP TABLE messages")
+    said = the_line(refused_start(tmp_path))
+    assert said == "the mailbox could not be read: SQLITE_ERROR"
 
 
 def test_a_ledger_path_that_is_a_directory(tmp_path: Path) -> None:

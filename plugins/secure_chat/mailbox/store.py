@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import logging
 import sqlite3
 from binascii import a2b_base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,7 +41,7 @@ from plugins.secure_chat.core.sequence import Logged, Stream
 from plugins.secure_chat.core.stage import STAGE, Stage
 from plugins.secure_chat.core.thread import THREAD, Span, is_thread
 from plugins.secure_chat.core.thread import Thread as GroupThread
-from plugins.secure_chat.errors import LedgerUnavailable, NotAMember
+from plugins.secure_chat.errors import DatabaseTaken, LedgerUnavailable, NotAMember
 from plugins.secure_chat.ledger.journal import START, Checkpoint
 from plugins.secure_chat.legacy import stages
 from plugins.secure_chat.mailbox.claim import Claim, claim
@@ -58,6 +59,8 @@ from plugins.secure_chat.mailbox.wal import WriteAheadLog
 from plugins.secure_chat.migrations.schema import refuse_unknown, upgrade
 from plugins.secure_chat.threads import index
 from plugins.secure_chat.threads.tables import thread_members
+
+log: Final = logging.getLogger(__name__)
 
 PAGE: Final = 200
 MAX_ROWS_BYTES: Final = 4 << 20  # of ciphertext in a request to the process that writes rows
@@ -172,11 +175,12 @@ class Mailbox:
     def __init__(self, engine: Engine, *, upgraded: bool = True) -> None:
         """The database is brought to this code's schema, or to be read as it is (``upgraded``).
 
-        Raises DatabaseUnusable.
+        Raises DatabaseUnusable, and LedgerUnavailable when it cannot be read.
         """
         self._engine = engine
         self._stream_ids: dict[Stream, int] = {}
         self._claim: Claim | None = None
+        self._not_written: str | None = None
         self._log: WriteAheadLog | None = None
         if engine.dialect.name == "sqlite":
             self._log = WriteAheadLog(file_of(engine))
@@ -187,7 +191,7 @@ class Mailbox:
         self._insert = Statement(insert(messages), engine, *messages.c.keys())
         self._advance = Statement(_ADVANCE, engine, "stream_id", "last_seq", "last_position")
         self._vouch = Statement(_VOUCH, engine, "committed")
-        with engine.connect() as connection:
+        with self.reading() as connection:
             self._highest: int = connection.scalar(select(func.max(messages.c.position))) or 0
 
     @classmethod
@@ -215,7 +219,17 @@ class Mailbox:
         Raises LedgerUnavailable while that cannot be done, DatabaseTaken when it is too late.
         """
         if self._claim is not None:
-            self._claim.hold()
+            with self._noting_failure():
+                self._claim.hold()
+
+    @property
+    def not_written(self) -> str | None:
+        """Why the last write failed; None once one has not."""
+        return self._not_written
+
+    def write_again(self) -> None:
+        """Write what is there. Raises LedgerUnavailable while nothing can be written."""
+        self.set_checkpoint(self.checkpoint())
 
     def check(self) -> None:
         """Raise DatabaseTaken when the claimed database is known to be another's, or gone."""
@@ -643,26 +657,54 @@ class Mailbox:
     def reading(self) -> Iterator[Connection]:
         """One moment of the database, whatever is committed while several statements run.
 
-        Raises DatabaseTaken.
+        Raises DatabaseTaken; what the database refuses is raised as LedgerUnavailable.
         """
         self.check()
-        with self._engine.connect() as connection:
-            if connection.dialect.name == "sqlite":
-                connection.exec_driver_sql("BEGIN")  # the driver would begin only at a write
-            yield connection
+        try:
+            with self._engine.connect() as connection:
+                if connection.dialect.name == "sqlite":
+                    connection.exec_driver_sql("BEGIN")  # the driver would begin only at a write
+                yield connection
+        except DBAPIError as error:
+            reason = f"the mailbox could not be read: {_reason(error)}"
+            log.error("mailbox.not_read reason=%s", _reason(error))
+            raise LedgerUnavailable(reason) from error
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Connection]:
         """One transaction; what the database refuses is raised as LedgerUnavailable."""
-        try:
-            claimed = self._claim
-            with self._engine.begin() if claimed is None else claimed.transaction() as connection:
-                yield connection
-        except DBAPIError as error:
-            raise LedgerUnavailable(_reason(error)) from error
+        claimed = self._claim
+        with (
+            self._noting_failure(),
+            self._engine.begin() if claimed is None else claimed.transaction() as connection,
+        ):
+            yield connection
+        if self._not_written is not None:
+            log.warning("mailbox.written_again")
+            self._not_written = None
         if self._log is not None and self._log.is_long:
             with contextlib.closing(self._engine.raw_connection()) as checked_out:
                 self._log.begin_anew(cast(sqlite3.Connection, checked_out.driver_connection))
+
+    @contextlib.contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        """What the database refuses is raised as LedgerUnavailable; logged while it is news."""
+        try:
+            yield
+        except DatabaseTaken:
+            raise  # for good: the ledger says it
+        except LedgerUnavailable as unavailable:
+            self._failed(unavailable.detail)
+            raise
+        except DBAPIError as error:
+            detail = f"the mailbox could not be written: {_reason(error)}"
+            self._failed(detail)
+            raise LedgerUnavailable(detail) from error
+
+    def _failed(self, why: str) -> None:
+        if why != self._not_written:
+            log.error("mailbox.not_written reason=%s", why)
+        self._not_written = why
 
     def _store(
         self, connection: Connection, batch: Sequence[Stored], known: Mapping[Stream, int]
@@ -868,5 +910,6 @@ def _set_state(connection: Connection, checkpoint: Checkpoint) -> None:
 
 
 def _reason(error: DBAPIError) -> str:
-    """The database's own word, without the statement and its values."""
-    return f"the mailbox could not be written: {type(error.orig).__name__}"
+    """The database's own name for what is wrong, without its text, which may quote values."""
+    name = getattr(error.orig, "sqlite_errorname", None)  # SQLITE_FULL, SQLITE_BUSY and the like
+    return name or type(error.orig).__name__

@@ -319,10 +319,13 @@ class _Connection:
         """A defect of ours, or storage that fails: say so, and close 1011."""
         if isinstance(error, WebSocketDisconnect):
             return
-        # The name alone: texts of libraries may quote what they were given.
-        log.error("socket.failed error=%s", type(error).__name__)
-        self._service.metrics.refused(Code.INTERNAL)
         answer = Error(code=Code.INTERNAL, detail="internal error: reconnect and resend")
+        if isinstance(error, LedgerUnavailable):
+            answer = error_frame(error)
+        else:
+            # The name alone: texts of libraries may quote what they were given.
+            log.error("socket.failed error=%s", type(error).__name__)
+        self._service.metrics.refused(answer.code)
         self._outbox.close(Close.INTERNAL, encode_frame(answer))
 
     def _handle(self, frame: Any) -> None:

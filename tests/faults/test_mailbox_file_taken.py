@@ -11,7 +11,16 @@ import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection
 
-from tests.faults.server import LEDGER, MAILBOX, Server, ledger_messages, message, resume, send
+from tests.faults.server import (
+    LEDGER,
+    MAILBOX,
+    PATIENCE,
+    Server,
+    ledger_messages,
+    message,
+    resume,
+    send,
+)
 
 pytestmark = pytest.mark.fault
 
@@ -66,7 +75,9 @@ async def test_a_mailbox_file_taken_from_a_running_server_stops_it_without_an_ac
                 refused = await send(alice, message("bob", later))
                 assert (refused["type"], refused["code"]) == ("ERROR", "ledger_unavailable")
                 assert WHY in refused["detail"]
-        async with httpx.AsyncClient(base_url=server.url, trust_env=False) as host:
+        async with httpx.AsyncClient(
+            base_url=server.url, timeout=PATIENCE, trust_env=False
+        ) as host:
             ready = await host.get("/health/ready")
         assert ready.status_code == 503
         (reason,) = ready.json()["reasons"]
@@ -98,7 +109,9 @@ async def test_put_back_and_restarted_everything_acknowledged_is_there(tmp_path:
 async def test_it_is_noticed_when_nobody_writes(tmp_path: Path) -> None:
     with Server(tmp_path / "data") as server:
         removed(server.data_dir / MAILBOX)
-        async with httpx.AsyncClient(base_url=server.url, trust_env=False) as host:
+        async with httpx.AsyncClient(
+            base_url=server.url, timeout=PATIENCE, trust_env=False
+        ) as host:
             while (ready := await host.get("/health/ready")).status_code == 200:
                 pass
     assert WHY in ready.text

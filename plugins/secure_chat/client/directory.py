@@ -20,6 +20,7 @@ from plugins.secure_chat.client.errors import (
     ProtocolViolation,
     ServerUnreachable,
 )
+from plugins.secure_chat.client.https import authorities
 from plugins.secure_chat.client.login import Tokens
 from plugins.secure_chat.core.nesting import parse_json
 from plugins.secure_chat.crypto.devices import Certificate, Revocation
@@ -69,7 +70,10 @@ class Directory:
         self._tokens: Final = tokens
         # Made directly: proxies of the environment are not asked.
         self._http: Final = httpx.AsyncClient(
-            base_url=base_url.rstrip("/") + "/v1/chat", timeout=timeout, trust_env=False
+            base_url=base_url.rstrip("/") + "/v1/chat",
+            timeout=timeout,
+            trust_env=False,
+            verify=authorities(),
         )
 
     async def close(self) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import httpx
 
 from plugins.secure_chat.client.errors import LoginRefused, ProtocolViolation, ServerUnreachable
+from plugins.secure_chat.client.https import authorities
 from plugins.secure_chat.core.nesting import parse_json
 from plugins.secure_chat.crypto.wallet import WalletKey
 
@@ -68,7 +69,9 @@ def wallet_login(base_url: str, wallet: WalletKey, *, timeout: float = 10.0) -> 
     """
 
     async def login() -> Token:
-        async with httpx.AsyncClient(base_url=base_url, timeout=timeout, trust_env=False) as http:
+        async with httpx.AsyncClient(
+            base_url=base_url, timeout=timeout, trust_env=False, verify=authorities()
+        ) as http:
             asked = await _post(http, "/v1/auth/challenge", {"wallet": wallet.wallet})
             text = _text(asked, "nonce")
             if _CHALLENGE.fullmatch(text) is None:

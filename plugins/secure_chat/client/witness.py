@@ -23,6 +23,7 @@ import httpx
 import msgspec
 
 from plugins.secure_chat.client.errors import LoginRefused, ServerUnreachable
+from plugins.secure_chat.client.https import authorities
 from plugins.secure_chat.client.login import Tokens
 from plugins.secure_chat.core.dialects import parse
 from plugins.secure_chat.core.message_event import MalformedMessage, from_record
@@ -92,6 +93,7 @@ class LedgerWatch:
             base_url=base_url.rstrip("/") + "/v1/chat",
             timeout=30.0,
             trust_env=False,
+            verify=authorities(),
             transport=transport,
         )
         self._unproven: deque[_Promise] = deque()

@@ -13,6 +13,8 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from tests.plugin.chat_server import NO_TLS
+
 Json = dict[str, Any]
 
 
@@ -103,7 +105,7 @@ class Hostile:
         body = await reader.readexactly(int(headers.get("content-length", "0")))
         self.requests.append((f"{method} {path}", body))
         wanted = ("authorization", "content-type")
-        async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
+        async with httpx.AsyncClient(trust_env=False, timeout=60, verify=NO_TLS) as http:
             answer = await http.request(
                 method,
                 f"http://127.0.0.1:{self._port}{path}",

@@ -12,7 +12,7 @@ import { type Directory, DirectoryError } from "../security/directory";
 import { keepPrekeysInStock, publishPrekeys, rotateIdentity } from "../security/enrolment";
 import { isWallet } from "../security/codec";
 import { CryptoError } from "../security/errors";
-import type { ChatMessage, Frame } from "../security/frame";
+import { type ChatMessage, Frame } from "../security/frame";
 import type { ArchiveEntry, Kept, Messenger } from "../security/messenger";
 import { type DecryptedMessage, SecureMessageClient } from "../security/secureMessageV2";
 import type { Suite } from "../security/suite";
@@ -55,6 +55,8 @@ const RESTOCK_EVERY = 60_000;
 const MAX_EARLY = 4096;
 /** Seconds before a message is sent again that the server could not take. */
 const RESEND_AFTER = 5;
+/** And at most, whatever the server says. */
+const RESEND_WITHIN = 300;
 /** What a new session mends; the message itself stays unreadable unless its sender sends it again. */
 const HEALED_BY_A_SESSION = new Set(["unknown_session", "unknown_prekey", "too_many_skipped"]);
 /** Refusals that pass: the message is sent again. */
@@ -63,6 +65,9 @@ const PASSING = new Set(["rate_limited", "ledger_unavailable", "internal"]);
 const OLD_STATE = new Set(["replayed_sequence", "sequence_conflict"]);
 /** Nothing more can be opened or kept. */
 const FATAL = new Set(["storage", "state_unreadable", "state_rolled_back"]);
+/** Characters of a hash and of an identifier: more of what does not open is not kept. */
+const HASH = 44;
+const IDENTIFIER = 128;
 const HOW_FAR: readonly SendState[] = ["committed", "delivered", "read"];
 
 /** What a whole page may show of the chat. Every change gives a new object. */
@@ -485,8 +490,16 @@ export class ChatSession {
     if (!isWallet(peer) || !isWallet(sender)) return;
     // What is held back was first.
     const held = this.#held.has(peer) && !(await this.#release(peer));
-    if (held && sender === peer) await this.#hold(peer, message);
-    else await this.#tryToOpen(peer, message);
+    if (!held || sender !== peer) {
+      await this.#tryToOpen(peer, message);
+      return;
+    }
+    try {
+      await this.#hold(peer, message);
+    } catch (error) {
+      if (!(error instanceof CryptoError) || this.#isFatal(error)) throw error;
+      await this.#unopened(peer, message, error.code);
+    }
   }
 
   /** False when the message is held back: its sender's identity is in doubt. */
@@ -526,11 +539,17 @@ export class ChatSession {
     }
   }
 
-  /** Keep what may not be opened before a person has accepted the new identity. */
+  /**
+   * Keep what may not be opened before a person has accepted the new identity. Throws what
+   * `Frame.fromWire` does: what is no message is not kept, nor what else comes with one.
+   */
   async #hold(peer: string, message: MessageFrame): Promise<void> {
+    const { position, timestamp } = message;
+    const time = ledgerTime(message) === 0 ? "" : timestamp;
+    const held = { ...Frame.fromWire(message).toWire(), position, timestamp: time };
     const change = new Change();
     await this.messenger.keep(async (_, stored) => [
-      kept(heldName(peer, message.position), message),
+      kept(heldName(peer, position), held),
       await change.sum(peer, stored, (before) => ({ ...before, changed: true })),
     ]);
     this.#held.add(peer);
@@ -635,7 +654,7 @@ export class ChatSession {
     const frame = outbox.find((one) => one.recipient === peer && one.seq === seq);
     if (frame === undefined) return;
     if (PASSING.has(code)) {
-      this.#sending.again(peer, seq, 1000 * (retryAfter ?? RESEND_AFTER));
+      this.#sending.again(peer, seq, 1000 * Math.min(retryAfter ?? RESEND_AFTER, RESEND_WITHIN));
       return;
     }
     const entry = await this.#entry(waitingName(peer, seq));
@@ -891,11 +910,12 @@ function incoming(message: MessageFrame, opened: DecryptedMessage, wallet: strin
 /** What cannot be shown, with the reason. All of it is the server's word. */
 function unreadable(message: MessageFrame, code: string, wallet: string): ChatEntry {
   const time = ledgerTime(message);
+  const { hash, device } = message;
   return {
-    id: `${message.hash}/${code}`,
+    id: `${hash.slice(0, HASH)}/${code}`,
     direction: message.sender === wallet ? "out" : "in",
     text: "",
-    device: message.device,
+    device: device.slice(0, IDENTIFIER),
     seq: message.seq,
     ts: time,
     committed: time,

@@ -32,7 +32,7 @@ const PROBLEMS: Words = {
   identity_changed: "The safety number has changed. Compare it before you write.",
   not_certified: "This wallet has not set up secure chat, so nothing can be encrypted for it yet.",
   refused: "There is no device to encrypt to.",
-  content_too_large: "The message is too long.",
+  content_too_large: "The message is too long. Send it in parts.",
   state_rolled_back: "This browser’s keys are an old copy. Nothing is sent until you begin again.",
   state_unreadable: "What this browser has kept cannot be read.",
   storage: "The browser could not keep a message. Make room for it, then reload this page.",
@@ -46,21 +46,31 @@ const PROBLEMS: Words = {
   rate_limited: "Too many requests. Wait a moment, then try again.",
 };
 
+/** The sentence for `code`, which a server may have made up; null when there is none. */
+function sentence(words: Words, code: string): string | null {
+  return Object.hasOwn(words, code) ? (words[code] ?? null) : null;
+}
+
 /** Why an entry, or `count` of them, is not shown. */
 export function whyNotShown(code: string, count = 1): string {
   if (count > 1) return `${count} messages were not encrypted for this device.`;
-  return WHY_NOT_SHOWN[code] ?? `A message that could not be verified (${code}). It is not shown.`;
+  const why = sentence(WHY_NOT_SHOWN, code);
+  return why ?? `A message that could not be verified (${code}). It is not shown.`;
 }
 
 /** What is wrong, for a code of the protocol or of the wire. */
 export function problemText(code: string): string {
-  return PROBLEMS[code] ?? `Something went wrong (${code}).`;
+  return sentence(PROBLEMS, code) ?? `Something went wrong (${code}).`;
 }
 
 /** Why something failed, and what to do; `words` come before the usual ones. */
 export function whyItFailed(error: unknown, words: Words = {}): string {
   const code = codeOf(error);
-  return words[code] ?? problemText(code);
+  return sentence(words, code) ?? problemText(code);
+}
+
+function whyNotSent(code: string): string {
+  return sentence(WHY_NOT_SENT, code) ?? `the server refused it (${code})`;
 }
 
 /** How far a message of one's own has come; the truth, as far as it is known here. */
@@ -76,7 +86,7 @@ export function stateText(entry: ChatEntry): string {
     case "read":
       return `Read, in the ledger${at}`;
     case "failed":
-      return `Not sent: ${WHY_NOT_SENT[entry.problem ?? ""] ?? entry.problem ?? "refused"}`;
+      return `Not sent: ${whyNotSent(entry.problem ?? "refused")}`;
   }
 }
 

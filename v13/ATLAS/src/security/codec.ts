@@ -11,6 +11,7 @@ export const VERSION = 2;
 export const SUITE = 0x0001; // X25519 + ML-KEM-768, HKDF-SHA-256, AES-256-GCM, Ed25519 + ML-DSA-65
 export const WALLET_SIZE = 20;
 
+const CODE = /^[a-z][a-z0-9_]{0,63}$/;
 const IDENTIFIER = /^[A-Za-z0-9_.:-]{1,128}$/;
 const WALLET = /^0x[0-9a-f]{40}$/;
 const encoder = new TextEncoder();
@@ -58,6 +59,11 @@ export function b32(data: Uint8Array): Bytes {
 /** What is hashed or signed under `label`: its length in one byte, the label, the body. */
 export function labelled(label: Uint8Array, ...body: readonly Uint8Array[]): Bytes {
   return concat(u8(label.length), label, ...body);
+}
+
+/** Whether `value` is a code of SPEC.md, known here or not: whatever else a server says is no code. */
+export function isCode(value: unknown): value is string {
+  return typeof value === "string" && CODE.test(value);
 }
 
 /** Whether `text` may name a wallet, a device or a thread. */

@@ -4,16 +4,21 @@
  * What comes back is decoded, not verified: see `verifyRoster` and `contacts.ts`.
  */
 import { type Bytes, fromBase64, toBase64 } from "./bytes";
+import { isCode } from "./codec";
 import { Certificate, Revocation } from "./devices";
 import { CryptoError } from "./errors";
 import { Identity } from "./identity";
 import { Bundle, type Publication } from "./prekeys";
+import { MAX_CERTIFICATES } from "./roster";
+
+/** Milliseconds after which an answer is not waited for any more. */
+const ANSWERED_WITHIN = 60_000;
 
 /** What a directory says of one wallet. */
 export interface Listing {
   /** Null when the wallet has none. */
   readonly identity: Identity | null;
-  /** Earlier statements, oldest first. */
+  /** Earlier statements, oldest first: the last of them, as many as are followed. */
   readonly history: readonly Identity[];
   readonly certificates: readonly Certificate[];
   readonly revocations: readonly Revocation[];
@@ -67,9 +72,10 @@ export class Directory {
     const answer = await this.#call("GET", `/identities/${encodeURIComponent(wallet)}`);
     const { identity, position } = answer;
     if (typeof position !== "number") throw malformed();
+    const history = list(answer["history"]).slice(-MAX_CERTIFICATES);
     return {
       identity: identity === null ? null : Identity.decode(bytes(identity)),
-      history: list(answer["history"]).map((one) => Identity.decode(bytes(one))),
+      history: history.map((one) => Identity.decode(bytes(one))),
       certificates: list(answer["certificates"]).map((one) => Certificate.decode(bytes(one))),
       revocations: list(answer["revocations"]).map((one) => Revocation.decode(bytes(one))),
       position,
@@ -107,26 +113,27 @@ export class Directory {
 
   async #call(method: string, path: string, body?: Fields): Promise<Fields> {
     let response: Response;
-    let answer: unknown;
     try {
       response = await fetch(`${this.#base}/v1/chat${path}`, {
         method,
         cache: "no-store",
+        signal: AbortSignal.timeout(ANSWERED_WITHIN),
         headers: {
           authorization: `Bearer ${this.#token()}`,
           ...(body === undefined ? {} : { "content-type": "application/json" }),
         },
         ...(body === undefined ? {} : { body: JSON.stringify(body) }),
       });
-      answer = await response.json();
     } catch {
       throw new DirectoryError(0, "", null);
     }
+    const answer: unknown = await response.json().catch(() => null);
+    if (response.ok && answer === null) throw new DirectoryError(0, "", null);
     if (response.ok) return object(answer);
-    const { code, retry_after: retryAfter } = object(answer);
+    const { code, retry_after: retryAfter } = isObject(answer) ? answer : {};
     throw new DirectoryError(
       response.status,
-      typeof code === "string" ? code : "internal",
+      isCode(code) ? code : "internal",
       typeof retryAfter === "number" ? retryAfter : null,
     );
   }
@@ -136,9 +143,13 @@ function malformed(): CryptoError {
   return new CryptoError("decode", "the key directory's answer makes no sense");
 }
 
+function isObject(value: unknown): value is Fields {
+  return typeof value === "object" && value !== null;
+}
+
 function object(value: unknown): Fields {
-  if (typeof value !== "object" || value === null) throw malformed();
-  return value as Fields;
+  if (!isObject(value)) throw malformed();
+  return value;
 }
 
 function list(value: unknown): readonly unknown[] {

@@ -62,6 +62,8 @@ import { turn } from "./turn";
 export const MAX_ONE_TIME_KEPT = 5 * MAX_ONE_TIME;
 /** More prekeys than a device makes between two backups. */
 const NUMBERS_PASSED = 2 ** 20;
+/** No device sends so many messages to one recipient; as many numbers are left above it. */
+const FURTHEST = 2 ** 52;
 
 /** One message to be sealed. */
 export interface Message {
@@ -858,10 +860,12 @@ export class Messenger {
 
   /**
    * Continue the stream to `recipient` above `lastSeq` (the server's). Recipients see a gap there,
-   * which is the truth: this device no longer knows what it sent.
+   * which is the truth: this device no longer knows what it sent. A number that no device comes to is
+   * not followed: a server could end the stream by it.
    */
   fastForward(recipient: string, lastSeq: number): Promise<void> {
     return this.#store.transact(async (records) => {
+      if (lastSeq > FURTHEST) return;
       const stored = bytesOf(await records.get(outgoingName(recipient)));
       if (stored !== null && Outgoing.decode(stored).seq >= lastSeq) return;
       records.put(outgoingName(recipient), new Outgoing(lastSeq).encode());

@@ -74,6 +74,9 @@ export async function verifyRoster(
   if (certificates.length > MAX_CERTIFICATES) {
     throw new CryptoError("not_certified", `an identity has at most ${MAX_CERTIFICATES} certificates`);
   }
+  if (revocations.length > MAX_CERTIFICATES) {
+    throw new CryptoError("not_certified", "there are more revocations than certificates");
+  }
   if (certificates.filter((one) => !endorsed(one)).length > 1) {
     throw new CryptoError("not_certified", "more than one device has no endorser");
   }

@@ -1,4 +1,5 @@
 /** The socket's frames as the server sends them (SPEC.md, "Frames"), taken apart at the edge. */
+import { isCode } from "../security/codec";
 
 /** A committed message. Its fields are checked by the protocol (`Frame.fromWire`), not here. */
 export interface MessageFrame {
@@ -102,15 +103,16 @@ export function parseServerFrame(text: string): ServerFrame | null {
   const expected = FIELDS[type as ServerFrame["type"]];
   if (!Object.entries(expected).every(([name, kind]) => isOf(kind, frame[name]))) return null;
   if (type === "ERROR") {
-    const { seq, recipient, last_seq: lastSeq, retry_after: retryAfter } = frame;
+    const { code, seq, recipient, last_seq: lastSeq, retry_after: retryAfter } = frame;
+    if (!isCode(code)) return null;
     return {
       type,
-      code: String(frame["code"]),
+      code,
       detail: String(frame["detail"]),
       seq: isCount(seq) ? seq : null,
       recipient: typeof recipient === "string" ? recipient : null,
       lastSeq: isCount(lastSeq) ? lastSeq : null,
-      retryAfter: typeof retryAfter === "number" ? retryAfter : null,
+      retryAfter: typeof retryAfter === "number" && retryAfter >= 0 ? retryAfter : null,
     };
   }
   return frame as unknown as ServerFrame;

@@ -297,6 +297,37 @@ test("a message that is not what it says it is is shown as such, and then comes 
   expect(entries(session).filter((one) => one.problem === null)).toHaveLength(1);
 });
 
+test("while an identity is in doubt messages are held, and nothing else is, nor with them", async () => {
+  const { session, server } = await tab();
+  server.say({ type: "RESUMED", position: 0, complete: true });
+  const frames = [await fromBob("held", 1), await fromBob("held too", 2)];
+  await bob.renew(false);
+  expect(await session.contact(peer())).toMatchObject({ succession: "reset" });
+  const much = "A".repeat(1_000_000);
+  for (const frame of frames) server.say({ ...frame, timestamp: much, more: much });
+  server.say({ ...frames[0], position: 3, ciphertext: much, hash: much });
+  await until(session, () => entries(session).some((one) => one.position === 3));
+  const held = await session.messenger.kept("held/");
+  expect(held.map(({ value }) => value.length < 20_000)).toEqual([true, true]);
+  const sizes = (await session.messenger.kept("chat/")).map(({ value }) => value.length);
+  expect(Math.max(...sizes)).toBeLessThan(1_000);
+});
+
+test("a stream whose number no device comes to is not followed to its end", async () => {
+  const { session, server } = await tab();
+  server.say({ type: "RESUMED", position: 0, complete: true });
+  await session.send(peer(), "one");
+  const { seq, recipient } = await sent(server, 1);
+  const last = Number.MAX_SAFE_INTEGER;
+  server.say({ type: "ERROR", code: "replayed_sequence", detail: "", seq, recipient, last_seq: last });
+  await until(session, () => session.view().problem === "state_rolled_back");
+  await session.beginAgain();
+  const again = FarEnd.latest;
+  again.accept();
+  again.say({ type: "READY", wallet: session.wallet, position: 0 });
+  expect(Number((await sent(again, 1))["seq"])).toBeLessThan(100);
+});
+
 test("what is refused for good is sent again once, however often one asks", async () => {
   const { session, server } = await tab();
   server.say({ type: "RESUMED", position: 0, complete: true });

@@ -86,7 +86,7 @@ def plan(
     Raises ExportUnusable and LedgerUnusable.
     """
     outcome = _audited(ledger)
-    exports = _exports(paths)
+    exports = _exports(paths, Migrations())
     with (
         tempfile.TemporaryDirectory(prefix="secure-chat-plan-") as scratch,
         contextlib.closing(Mailbox(engine_at(Path(scratch) / "plan.sqlite"))) as mailbox,
@@ -134,8 +134,9 @@ def run(
     runs.
     """
     outcome = Outcome()
-    exports = _exports(paths)
-    if migrations_in(ledger).adopted is None:
+    migrations = migrations_in(ledger)
+    exports = _exports(paths, migrations)
+    if migrations.adopted is None:
         outcome = _audited(ledger)
         finding = None if outcome.audit is None else outcome.audit.finding
         if finding is not None and finding.defect is not Defect.TORN:
@@ -146,6 +147,11 @@ def run(
         if migrations.adopted is None:
             _adopt(journal, ledger)
         transfer = Transfer(journal, store, batch=batch, throttle=throttle, advance=advance)
+        if lost := transfer.begun - {export.digest for export in exports}:
+            raise MigrationRefused(
+                f"export {min(lost)[:12]}… was begun and is not finished: give its file as it was, "
+                "or grown, with the others"
+            )
         for phase in (Phase.THREADS, Phase.REST):
             for export in exports:
                 if export.digest not in migrations.sources:
@@ -352,14 +358,21 @@ def _require_verified(migrations: Migrations, current: Stage, paths: Sequence[Pa
         )
 
 
-def _exports(paths: Sequence[Path]) -> list[Export]:
-    """The files as exports, each once, all of them readable to their ends."""
+def _exports(paths: Sequence[Path], migrations: Migrations) -> list[Export]:
+    """The files as exports, each once, all of them readable to their ends.
+
+    What was begun and is not finished comes first, also where its file has grown since.
+    """
     exports: dict[str, Export] = {}
+    for digest in migrations.unfinished:
+        begun = _find(digest, migrations.sources[digest].size, paths)
+        if begun is not None:
+            exports[digest] = begun
     for path in paths:
         export = Export.at(path)
-        if export.digest not in exports:
-            exports[export.digest] = export
-            export.check()
+        exports.setdefault(export.digest, export)
+    for export in exports.values():
+        export.check()
     return list(exports.values())
 
 
@@ -444,4 +457,6 @@ def _describe(outcome: Outcome, ledger: Path, head: Head, mailbox: Mailbox) -> N
     outcome.stage = mailbox.stage()
     outcome.head = head
     for source in migrations.unfinished:
-        outcome.mismatches.append(f"export {source[:12]}…: it is not finished: run again")
+        outcome.mismatches.append(
+            f"export {source[:12]}…: it is not finished: run again with its file"
+        )

@@ -206,6 +206,11 @@ class Transfer:
         self._monotonic = monotonic
         self._logged = {} if journal is None else _logged_behind(journal, store)
 
+    @property
+    def begun(self) -> set[str]:
+        """Sources of events that a batch logged before it died; only they tell what it took."""
+        return {source for source, _ in self._logged}
+
     def take(self, export: Export, phase: Phase) -> Progress:
         """Take over what ``export`` brings in ``phase``, from where it was left."""
         progress = self._store.begin(export.digest, export.name)

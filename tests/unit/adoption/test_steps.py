@@ -214,6 +214,61 @@ def test_a_grown_export_brings_only_what_is_new(place: Place) -> None:
     assert place.verify(export).verified
 
 
+@pytest.mark.parametrize("died_at", [1, 2, 4])
+def test_a_run_that_died_is_finished_also_when_its_export_has_grown_since(
+    place: Place, monkeypatch: pytest.MonkeyPatch, died_at: int
+) -> None:
+    """The host was started again in between: what was begun is the file's beginning now."""
+    export = place.export("all.jsonl", exports.transactions(9, threads=2))
+    commits = 0
+
+    def dies(self: AdoptionStore, *given: Any) -> None:
+        nonlocal commits
+        commits += 1
+        if commits == died_at:
+            raise KeyboardInterrupt
+        commit(self, *given)
+
+    commit = AdoptionStore.commit
+    with monkeypatch.context() as patch:
+        patch.setattr(AdoptionStore, "commit", dies)
+        with pytest.raises(KeyboardInterrupt):
+            place.run(export, batch=3)
+    grow(export)
+    assert "not finished" in place.verify(export).mismatches[-1]
+    begun, grown = place.run(export).sources
+    assert (begun.done, begun.counts.records, begun.counts.messages) == (True, 11, 9)
+    assert (grown.done, grown.counts.messages, grown.counts.duplicates) == (True, 1, 11)
+    assert place.verify(export).verified
+    told = [event["metadata"].get("id") for event in place.events("LEGACY_MESSAGE")]
+    assert len(told) == len(set(told)) == 10
+    assert len(place.events("THREAD")) == 2
+
+
+def test_what_a_run_logged_before_it_died_is_not_taken_from_another_file(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its events are in the ledger and not yet in the tables: taken again they would be double."""
+    export = place.export("all.jsonl", exports.transactions(9, threads=2))
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AdoptionStore, "commit", dies)
+        with pytest.raises(KeyboardInterrupt):
+            place.run(export)
+    before = place.ledger.read_bytes()
+    changed = place.export("changed.jsonl", list(exports.transactions(9, threads=2))[::-1])
+    for given in ((), (changed,)):
+        with pytest.raises(MigrationRefused, match=r"was begun and is not finished.*its file"):
+            place.run(*given)
+    assert place.ledger.read_bytes() == before
+    place.run(changed, export)
+    assert place.verify(changed, export).verified
+    assert len(place.events("THREAD", "LEGACY_MESSAGE")) == 11
+
+
 def test_an_export_that_has_grown_since_is_not_verified(place: Place) -> None:
     """The host goes on writing at ``shadow``; what the chat wrote itself is known."""
     export = place.export("transactions.jsonl", list(exports.transactions(5, threads=2)))

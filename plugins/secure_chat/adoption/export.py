@@ -27,12 +27,11 @@ _AFTER_A_VALUE: Final = frozenset(" \t\r\n,]}")
 _KEY: Final = re.compile(r'[\s,]*"(?:[^"\\]|\\.)*"\s*:\s*')
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-_DECODER: Final = json.JSONDecoder(parse_constant=_no_constant)
-_LINE: Final = msgspec.json.Decoder()
+_MARK: Final = codecs.BOM_UTF8
+_BEHIND_A_KEY: Final = (b'":', b" :", b"\t:", b"\n:", b"\r:")
+# Says where a record of a document ends. What it is, ``_record`` says, as of a line.
+_EXTENT: Final = json.JSONDecoder(parse_float=len, parse_int=len, parse_constant=len)
+_RECORD: Final = msgspec.json.Decoder()
 
 
 class Element(NamedTuple):
@@ -64,6 +63,8 @@ class Export:
         digest = hashlib.sha256()
         read = 0
         try:
+            if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
+                raise ExportUnusable(f"{name_of(path)} cannot be read: it is not a file")
             with path.open("rb") as file:
                 while block := file.read(_BLOCK if size is None else min(_BLOCK, size - read)):
                     digest.update(block)
@@ -115,13 +116,49 @@ def _is_json_lines(path: Path, file: BinaryIO) -> bool:
     """By its name; else by whether the first line is one object, and not a document's arrays."""
     if path.suffix in (".jsonl", ".ndjson"):
         return True
-    first = file.readline(MAX_RECORD)
+    first = file.readline(MAX_RECORD).removeprefix(_MARK)
     file.seek(0)
     try:
-        value = _LINE.decode(first)
+        value = _RECORD.decode(first)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return False
     return isinstance(value, dict) and not _is_document(value)
+
+
+def _record(text: bytes) -> tuple[Any, str | None]:
+    """What a record says, or its defect."""
+    try:
+        value = _RECORD.decode(text)
+        # As many keys as colons that may be behind one: none is there twice.
+        if sum(map(text.count, _BEHIND_A_KEY)) != _keys_in(value) and _has_a_key_twice(text):
+            return None, "it has a key twice"
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None, "it is not JSON"
+    return value, None
+
+
+def _keys_in(value: Any) -> int:
+    """How many keys all its objects have."""
+    count, rest = 0, [value]
+    for one in rest:
+        if isinstance(one, dict):
+            count += len(one)
+            rest.extend(one.values())
+        elif isinstance(one, list):
+            rest.extend(one)
+    return count
+
+
+def _has_a_key_twice(text: bytes) -> bool:
+    """Of one JSON value; every object's keys as they are read."""
+    twice = False
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        nonlocal twice
+        twice = twice or len({key for key, _ in pairs}) < len(pairs)
+
+    json.loads(text.decode(), object_pairs_hook=look, parse_int=len)
+    return twice
 
 
 def _is_document(value: dict[str, Any]) -> bool:
@@ -135,6 +172,8 @@ def _lines(file: BinaryIO, size: int) -> Iterator[Element]:
     while line := file.readline(min(MAX_RECORD + 1, size - offset)):
         number += 1
         offset += len(line)
+        if number == 1:
+            line = line.removeprefix(_MARK)
         if len(line) > MAX_RECORD:
             while line and not line.endswith(b"\n"):
                 line = file.readline(MAX_RECORD)
@@ -143,10 +182,7 @@ def _lines(file: BinaryIO, size: int) -> Iterator[Element]:
             continue
         if not line.strip():
             continue
-        try:
-            yield Element(number, _LINE.decode(line), None, offset)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
-            yield Element(number, None, "it is not JSON", offset)
+        yield Element(number, *_record(line), offset)
 
 
 class _Text:
@@ -174,8 +210,8 @@ class _Text:
         self._at = 0
         return True
 
-    def unusable(self) -> ExportUnusable:
-        return ExportUnusable(f"{self._name} is not JSON near byte {self.offset}")
+    def unusable(self, what: str = "is not JSON") -> ExportUnusable:
+        return ExportUnusable(f"{self._name} {what} near byte {self.offset}")
 
     def skip(self, pattern: re.Pattern[str]) -> None:
         """Pass over ``pattern``, which ends before the next character that matters."""
@@ -198,18 +234,21 @@ class _Text:
     def take(self) -> None:
         self._at += 1
 
-    def value(self) -> Any:
-        """The JSON value that starts here."""
+    def value(self) -> bytes:
+        """The text of the JSON value that starts here."""
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._window, self._at)
+                _, end = _EXTENT.raw_decode(self._window, self._at)
             except (ValueError, RecursionError):
-                value, end = None, len(self._window)
+                end = len(self._window)
             # Something follows every value in a document; a number may go on in the next block.
             if self._window[end : end + 1] in _AFTER_A_VALUE:
+                text = self._window[self._at : end].encode()
                 self._at = end
-                return value
-            if len(self._window) - self._at > MAX_RECORD or not self._more():
+                return text
+            if len(self._window) - self._at > MAX_RECORD:
+                raise self.unusable("is not JSON, or a record of it is longer than 1 MiB,")
+            if not self._more():
                 raise self.unusable()
 
 
@@ -221,9 +260,9 @@ def _document(file: BinaryIO, name: str) -> Iterator[Element]:
         raise text.unusable()
     text.take()
     if opening == "[":
-        for value in _members(text, "]"):
+        for record in _members(text, "]"):
             number += 1
-            yield Element(number, value, None, text.offset)
+            yield Element(number, *_record(record), text.offset)
     else:
         while (character := text.peek()) != "}":
             if character == "":
@@ -232,9 +271,9 @@ def _document(file: BinaryIO, name: str) -> Iterator[Element]:
             inner = text.peek()
             if inner in ("[", "{"):
                 text.take()
-                for value in _members(text, "]" if inner == "[" else "}"):
+                for record in _members(text, "]" if inner == "[" else "}"):
                     number += 1
-                    yield Element(number, value, None, text.offset)
+                    yield Element(number, *_record(record), text.offset)
             else:
                 text.value()  # of the export itself: a version, a date
         text.take()
@@ -242,7 +281,7 @@ def _document(file: BinaryIO, name: str) -> Iterator[Element]:
         raise text.unusable()
 
 
-def _members(text: _Text, closing: str) -> Iterator[Any]:
+def _members(text: _Text, closing: str) -> Iterator[bytes]:
     """The values of an array, or of an object whatever their keys, up to and with its end."""
     while (character := text.peek()) != closing:
         if character == "":

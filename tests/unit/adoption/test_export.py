@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,59 @@ def test_lines_are_numbered_as_in_the_file_and_bad_ones_named(tmp_path: Path) ->
     ]
 
 
+NO_RECORD = {
+    '{"c":NaN}': "it is not JSON",
+    '{"c":-Infinity}': "it is not JSON",
+    '{"c":1e999}': "it is not JSON",
+    '{"c":"\\ud800"}': "it is not JSON",
+    '{"\\udc00":1}': "it is not JSON",
+    '{"c":1,"c":2}': "it has a key twice",
+    '{"c":1, "c" : 1}': "it has a key twice",
+    '{"c":{"d":[{"e":1,"e":1}]}}': "it has a key twice",
+    '{"c":1,"\\u0063":2}': "it has a key twice",
+    '{"a":"\\": ","c":1,"c":2}': "it has a key twice",
+}
+
+
+@pytest.mark.parametrize("form", ["lines", "document"])
+@pytest.mark.parametrize("text", NO_RECORD)
+def test_a_record_that_readers_do_not_agree_on_is_a_defect_of_that_record(
+    tmp_path: Path, text: str, form: str
+) -> None:
+    """Of two values of a key one would be lost; what is no number or no text is nowhere kept."""
+    last = '{"a":"\\": ","b" : {"a":[{"a":1},{"a":1}]}}'  # every key once in its object
+    lines = ['{"a":1}', text, last]
+    if form == "lines":
+        path = write(tmp_path / "e.jsonl", "\n".join(lines))
+    else:
+        path = write(tmp_path / "e.json", "[" + ",".join(lines) + "]")
+    Export.at(path).check()
+    found = [(e.value, e.defect) for e in Export.at(path).elements()]
+    assert found == [({"a": 1}, None), (None, NO_RECORD[text]), (json.loads(last), None)]
+
+
+@pytest.mark.parametrize("name", ["e.jsonl", "e.json"])
+def test_a_mark_of_utf_8_before_the_first_line_is_no_part_of_it(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, "\n".join(map(json.dumps, RECORDS)).encode("utf-8-sig"))
+    assert read(path) == RECORDS
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir], ids=["pipe", "directory"])
+def test_what_cannot_be_read_twice_is_unusable(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / "e.jsonl")
+    with pytest.raises(ExportUnusable, match=r"e\.jsonl cannot be read: it is not a file"):
+        Export.at(tmp_path / "e.jsonl")
+
+
+def test_a_record_of_a_document_that_is_too_long_is_said(tmp_path: Path) -> None:
+    text = json.dumps([{"a": "x" * (2 * reading.MAX_RECORD)}])
+    path = write(tmp_path / "e.json", text)
+    with pytest.raises(ExportUnusable, match="longer than 1 MiB"):
+        Export.at(path).check()
+
+
 def test_a_line_that_is_too_long_is_passed_over_in_bounded_memory(tmp_path: Path) -> None:
     path = tmp_path / "e.jsonl"
     with path.open("wb") as file:
@@ -107,7 +162,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, form: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "nonsense", "[1, 2", '{"threads": [{"a": 1}', '{"a" 1}', "[1] tail", '[{"a": NaN}]', "17"],
+    ["", "nonsense", "[1, 2", '{"threads": [{"a": 1}', '{"a" 1}', "[1] tail", '[{"a": x}]', "17"],
 )
 def test_what_is_no_json_is_unusable_before_anything_is_begun(tmp_path: Path, text: str) -> None:
     path = write(tmp_path / "e.json", text)

@@ -179,12 +179,17 @@ def verify(
     engine: Engine,
     paths: Sequence[Path],
     *,
+    sources: Sequence[Path] = (),
     accept_refused: bool = False,
     advance: Advance = lambda _: None,
 ) -> Outcome:
     """Compare the ledger and the tables with every export; when all agree, the ledger gets a
     ``verified`` event that names what the files were. Refused records are a mismatch unless they
-    are accepted."""
+    are accepted.
+
+    ``sources``: files that exports were made from, as a host's database. What is in them is not
+    compared; they must be older than the newest export, and are among what the event names.
+    """
     migrations = migrations_in(ledger)
     audit = audit_ledger(ledger, expected_head=migrations.adopted)
     outcome = Outcome(audit=audit)
@@ -193,7 +198,9 @@ def verify(
         return outcome
     with _opened(ledger, engine) as (journal, mailbox):
         store = _store(journal, mailbox)
-        files = all_of(paths)  # before they are compared: what is written meanwhile is not in it
+        files = all_of(
+            [*paths, *_with_logs(sources)]
+        )  # before they are compared: what is written meanwhile is not in it
         if migrations.adopted is None and not migrations.sources:
             outcome.mismatches.append("nothing was migrated: start with `secure-chat migrate run`")
         for digest, source in migrations.sources.items():
@@ -214,6 +221,7 @@ def verify(
                 outcome.mismatches.append(
                     f"{name_of(path)}: {untaken} of its records were not taken over: run again"
                 )
+        outcome.mismatches.extend(_written_since(paths, sources))
         done = [source.counts for source in migrations.sources.values() if source.counts]
         refused = sum(counts.refused for counts in done)
         if refused and not accept_refused:
@@ -243,12 +251,19 @@ def status(ledger: Path, engine: Engine | None) -> Outcome:
 
 
 def move_stage(
-    ledger: Path, engine: Engine, to: Stage, paths: Sequence[Path] = (), *, assumed: Stage
+    ledger: Path,
+    engine: Engine,
+    to: Stage,
+    paths: Sequence[Path] = (),
+    *,
+    sources: Sequence[Path] = (),
+    assumed: Stage,
 ) -> Outcome:
     """Move to a neighbouring stage. ``assumed``: where a ledger is that was never moved.
 
     Forward only after a verification that nothing has happened since. Where the host's own route
-    has written until now, ``paths`` are the files that were verified, and still are what they were.
+    has written until now, ``paths`` and ``sources`` are those of the verification, and still are
+    what they were.
     Raises NoSuchMove, MigrationRefused and ExportUnusable.
     """
     outcome = Outcome()
@@ -256,7 +271,8 @@ def move_stage(
         current = mailbox.stage() or assumed
         step = move(current, to)
         if ORDER.index(to) > ORDER.index(current):
-            _require_verified(migrations_in(ledger), current, paths)
+            files = [*paths, *_with_logs(sources)]
+            _require_verified(migrations_in(ledger), current, files)
         journal.append(step.draft())
     # The move is indexed as a server's start would do it.
     with _opened(ledger, engine) as (journal, mailbox):
@@ -383,6 +399,20 @@ def _find(digest: str, size: int, paths: Sequence[Path]) -> Export | None:
         if export.digest == digest:
             return export
     return None
+
+
+def _with_logs(sources: Sequence[Path]) -> list[Path]:
+    """``sources``, and of an SQLite database what is not in its file yet."""
+    logs = [path.with_name(f"{path.name}-wal") for path in sources]
+    return [*sources, *(log for log in logs if log.exists() and log.stat().st_size)]
+
+
+def _written_since(paths: Sequence[Path], sources: Sequence[Path]) -> Iterator[str]:
+    """What of ``sources`` was written after the newest export was made: it has more, perhaps."""
+    made = max((path.stat().st_mtime_ns for path in paths), default=0)
+    for path in _with_logs(sources):
+        if path.stat().st_mtime_ns > made:
+            yield f"{name_of(path)}: it was written after the exports were made: make them again"
 
 
 def _untaken(path: Path, migrations: Migrations) -> int:

@@ -61,6 +61,14 @@ AcceptRefused = Annotated[
     bool,
     typer.Option("--accept-refused", help="Records that were refused are no mismatch."),
 ]
+Sources = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--source",
+        help="A file that exports were made from, as the host's database: not to change until the "
+        "stage is moved. Also more than once.",
+    ),
+]
 Assumed = Annotated[
     Stage | None,
     typer.Option(
@@ -157,7 +165,12 @@ def run(
 
 
 @_command
-def verify(asked: _Asked, exports: Exports = None, accept_refused: AcceptRefused = False) -> int:
+def verify(
+    asked: _Asked,
+    exports: Exports = None,
+    source: Sources = None,
+    accept_refused: AcceptRefused = False,
+) -> int:
     """Compare ledger and database with the exports, record by record. The stage needs it."""
     paths = exports or []
     with _progress("verify", paths, asked) as advance:
@@ -165,6 +178,7 @@ def verify(asked: _Asked, exports: Exports = None, accept_refused: AcceptRefused
             asked.ledger_path,
             asked.engine(),
             paths,
+            sources=source or (),
             accept_refused=accept_refused,
             advance=advance,
         )
@@ -180,10 +194,12 @@ def status(asked: _Asked) -> int:
 
 
 @_command
-def advance(asked: _Asked, exports: Exports = None, assumed: Assumed = None) -> int:
+def advance(
+    asked: _Asked, exports: Exports = None, source: Sources = None, assumed: Assumed = None
+) -> int:
     """Move to the next stage. Stop the server first; needs a verification that has passed, and from
-    legacy and shadow the exports that it read."""
-    return _move(asked, 1, assumed, exports or ())
+    legacy and shadow the exports and sources that it was given."""
+    return _move(asked, 1, assumed, exports or (), source or ())
 
 
 @_command
@@ -192,7 +208,13 @@ def rollback(asked: _Asked, assumed: Assumed = None) -> int:
     return _move(asked, -1, assumed)
 
 
-def _move(asked: _Asked, way: int, assumed: Stage | None, exports: Sequence[Path] = ()) -> int:
+def _move(
+    asked: _Asked,
+    way: int,
+    assumed: Stage | None,
+    exports: Sequence[Path] = (),
+    sources: Sequence[Path] = (),
+) -> int:
     engine = asked.engine()
     current = steps.status(asked.ledger_path, engine).stage or assumed or asked.settings.stage
     if current is None:
@@ -200,7 +222,9 @@ def _move(asked: _Asked, way: int, assumed: Stage | None, exports: Sequence[Path
     target = ORDER.index(current) + way
     if not 0 <= target < len(ORDER):
         raise MigrationRefused(f"{current} is the {'last' if way > 0 else 'first'} stage")
-    outcome = steps.move_stage(asked.ledger_path, engine, ORDER[target], exports, assumed=current)
+    outcome = steps.move_stage(
+        asked.ledger_path, engine, ORDER[target], exports, sources=sources, assumed=current
+    )
     _print(outcome, asked)
     return DONE
 

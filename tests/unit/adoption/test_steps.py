@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
+import sqlite3
 import tracemalloc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,8 +60,9 @@ class Place:
     def verify(self, *paths: Path, **options: Any) -> steps.Outcome:
         return steps.verify(self.ledger, engine_for(self.url), paths, **options)
 
-    def move(self, to: Stage, *paths: Path) -> steps.Outcome:
-        return steps.move_stage(self.ledger, engine_for(self.url), to, paths, assumed=Stage.LEGACY)
+    def move(self, to: Stage, *paths: Path, sources: Sequence[Path] = ()) -> steps.Outcome:
+        engine, assumed = engine_for(self.url), Stage.LEGACY
+        return steps.move_stage(self.ledger, engine, to, paths, sources=sources, assumed=assumed)
 
     def events(self, *types: str) -> list[dict[str, Any]]:
         lines = map(json.loads, self.ledger.read_bytes().splitlines())
@@ -615,6 +618,55 @@ def test_a_stage_in_which_the_host_writes_is_left_with_every_file_and_no_other(
     place.verify(export, empty, accept_refused=True)
     # Where a file lies and in which order the files are given does not matter.
     assert place.move(Stage.SHADOW, empty.rename(empty.with_name("b")), export).stage
+
+
+def insert(database: sqlite3.Connection) -> None:
+    database.execute("INSERT INTO chats VALUES (2)")
+    database.commit()
+
+
+def checkpoint(database: sqlite3.Connection) -> None:
+    """What was in the log is in the file; a reader sees no difference, and we cannot know that."""
+    insert(database)
+    database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+@pytest.mark.parametrize("write", [insert, checkpoint])
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_a_database_that_the_exports_were_made_from_must_not_change_until_the_move(
+    place: Place, mode: str, write: Callable[[sqlite3.Connection], None]
+) -> None:
+    """Of what was written to it after the export no export tells."""
+    source = place.directory / "host.sqlite"
+    with contextlib.closing(sqlite3.connect(source)) as database:
+        database.execute(f"PRAGMA journal_mode={mode}")
+        database.execute("CREATE TABLE chats (id INTEGER)")
+        database.commit()
+        export = migrated(place)
+        later(export, source)
+        assert place.verify(export, sources=[source], accept_refused=True).verified
+        before = place.ledger.read_bytes()
+        for given in ((), (export,)):  # without what was verified
+            with pytest.raises(MigrationRefused, match=r"run.*verify"):
+                place.move(Stage.SHADOW, export, sources=given)
+        write(database)
+        with pytest.raises(MigrationRefused, match=r"run.*verify"):
+            place.move(Stage.SHADOW, export, sources=[source])
+        assert place.ledger.read_bytes() == before
+        later(source, export)
+        if mode == "wal" and write is insert:
+            later(source.with_name("host.sqlite-wal"), source)
+        (told,) = place.verify(export, sources=[source], accept_refused=True).mismatches[-1:]
+        assert told.endswith("it was written after the exports were made: make them again")
+        later(export, source, source.with_name("host.sqlite-wal"))
+        assert place.verify(export, sources=[source], accept_refused=True).verified
+        assert place.move(Stage.SHADOW, export, sources=[source]).stage is Stage.SHADOW
+
+
+def later(path: Path, *than: Path) -> None:
+    """Make a file the newer one, whatever the clock of the file system."""
+    newest = max(other.stat().st_mtime_ns for other in than if other.exists()) + 10**9
+    os.utime(path, ns=(newest, newest))
 
 
 def test_where_the_chat_is_the_truth_no_export_is_compared(place: Place) -> None:

@@ -5,6 +5,7 @@ The host is loaded by name, as any adopter's process would load it; nothing here
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
@@ -47,8 +48,8 @@ class _Announcing(uvicorn.Server):
             gc.set_threshold(COLLECT_EVERY)
             sys.setswitchinterval(SWITCH_SECONDS)
             address = self.servers[0].sockets[0].getsockname()
-            typer.echo(f"listening on http://{address[0]}:{address[1]}")
-            sys.stdout.flush()
+            with contextlib.suppress(OSError):  # it serves, whoever reads that
+                typer.echo(f"listening on http://{address[0]}:{address[1]}")
 
 
 class _StartupErrors:
@@ -74,6 +75,15 @@ class _StartupErrors:
         except (SecureChatError, OSError) as error:
             self.error = error
             raise
+
+
+def _have_standard_streams() -> None:
+    """Have /dev/null for those that were closed: a file of the chat would get their numbers."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -128,6 +138,7 @@ def serve(
     ] = BUILT_CLIENT,
 ) -> None:
     """Serve an ATLAS API with chat. SIGTERM drains and exits 0."""
+    _have_standard_streams()
     configure(as_json=json_logs)
     os.environ["ATLAS_DATA_DIR"] = str(data_dir)
     if ledger is not None:

@@ -185,7 +185,7 @@ def verify(
 ) -> Outcome:
     """Compare the ledger and the tables with every export; when all agree, the ledger gets a
     ``verified`` event that names what the files were. Refused records are a mismatch unless they
-    are accepted.
+    are accepted. What was verified before and is not so now is taken back by a ``failed`` event.
 
     ``sources``: files that exports were made from, as a host's database. What is in them is not
     compared; they must be older than the newest export, and are among what the event names.
@@ -231,6 +231,8 @@ def verify(
         if not outcome.mismatches and not migrations.unfinished:
             verified = migration_event.verified(journal.head.position, refused, files)
             journal.append(verified.draft())
+        elif migrations.verified:
+            journal.append(migration_event.failed(journal.head.position).draft())
         _describe(outcome, ledger, journal.head, mailbox)
     return outcome
 

@@ -2,7 +2,8 @@
 
 ``adopted`` pins the head of the ledger that was there before; ``started`` and ``finished`` enclose
 the events that came from one export, ``verified`` says that all of them were compared, and with
-which files. Only counts and hashes are in them. Here live the events, and what they say together.
+which files; ``failed`` that a later comparison did not come to that. Only counts and hashes are in
+them. Here live the events, and what they say together.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Step(StrEnum):
     STARTED = "started"
     FINISHED = "finished"
     VERIFIED = "verified"
+    FAILED = "failed"
 
 
 class Counts(NamedTuple):
@@ -59,6 +61,7 @@ _FIELDS: Final[dict[Step, tuple[str, ...]]] = {
     Step.STARTED: ("source", "bytes"),
     Step.FINISHED: ("source", *Counts._fields),
     Step.VERIFIED: ("position", "refused", "files"),
+    Step.FAILED: ("position",),
 }
 
 
@@ -100,6 +103,11 @@ def verified(position: int, refused: int, files: str) -> MigrationEvent:
     """All up to ``position`` was compared with ``files``, a SHA-256 of what those files were;
     ``refused`` records that were not taken are accepted."""
     return MigrationEvent(Step.VERIFIED, {"position": position, "refused": refused, "files": files})
+
+
+def failed(position: int) -> MigrationEvent:
+    """What was verified before is not so, as of ``position``."""
+    return MigrationEvent(Step.FAILED, {"position": position})
 
 
 def from_record(record: Record) -> MigrationEvent:

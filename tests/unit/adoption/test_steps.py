@@ -538,6 +538,26 @@ def test_a_verification_finds_what_is_not_as_the_export_has_it(
     assert [m for m in outcome.mismatches if mismatch in m], outcome.mismatches
 
 
+def test_a_verification_that_does_not_pass_takes_an_earlier_one_back(place: Place) -> None:
+    export = migrated(place)
+    assert place.verify(export, accept_refused=True).verified
+    kept = place.events("MIGRATION")
+    with place.mailbox() as mailbox, mailbox.reading() as connection:
+        bodies = connection.execute(select(details.c.hash, details.c.body)).all()
+    in_database(update(details).values(body=b"{}"))(place)
+    for _ in range(2):  # it is said once
+        assert not place.verify(export, accept_refused=True).verified
+    assert [event["metadata"]["kind"] for event in place.events("MIGRATION")[len(kept) :]] == [
+        "failed"
+    ]
+    with pytest.raises(MigrationRefused, match="verification"):
+        place.move(Stage.SHADOW, export)
+    for row in bodies:
+        in_database(update(details).where(details.c.hash == row.hash).values(body=row.body))(place)
+    assert place.verify(export, accept_refused=True).verified
+    assert place.move(Stage.SHADOW, export).stage is Stage.SHADOW
+
+
 def test_another_ledger_under_the_same_tables_is_refused(place: Place, tmp_path: Path) -> None:
     export = migrated(place)
     place.ledger.rename(tmp_path / "aside")

@@ -12,6 +12,7 @@ from plugins.secure_chat.core.migration_event import (
     MigrationEvent,
     Migrations,
     adopted,
+    failed,
     finished,
     from_record,
     started,
@@ -26,6 +27,7 @@ EVENTS = (
     started(SOURCE, 700),
     finished(SOURCE, COUNTS),
     verified(20, 1, "f" * 64),
+    failed(30),
 )
 
 

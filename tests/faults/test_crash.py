@@ -260,13 +260,17 @@ async def test_f1_a_killed_writer_of_rows_costs_no_message(tmp_path: Path) -> No
     killed: list[int] = []
 
     def kill_writer_and_drain(server: Server) -> None:
-        killed.extend(server.row_writers())
+        deadline = time.monotonic() + PATIENCE
+        while not killed:  # messages go on coming until it has been started
+            assert time.monotonic() < deadline
+            killed.extend(server.row_writers())
+            time.sleep(0.01)  # between two looks
         for pid in killed:
             os.kill(pid, signal.SIGKILL)
         assert server.terminate() == 0
 
     with Server(data) as server:
-        await load_until(server, senders, 1000, partial(kill_writer_and_drain, server))
+        await load_until(server, senders, 300, partial(kill_writer_and_drain, server))
         assert len(killed) == 1
     with Server(data) as server:
         async with server.socket("recipient") as connection:

@@ -51,7 +51,7 @@ def scale_costs(folder: Path, *, quick: bool) -> list[Cost]:
     with running(OURS, long_ledger) as long:
         again = time.perf_counter() - began
         with running(OURS, folder / "empty") as empty:
-            ratio = _ratio(long, empty, load)
+            ratio = _ratio(long, empty, load, 1 if quick else ROUNDS)
     each = _idle_bytes(folder / "idle", connections) / 1024
     return [
         Cost(_SECTION, f"records indexed, first start on {records:,}", records / first),
@@ -91,10 +91,10 @@ def _write_ledger(ledger: Path, count: int) -> None:
             file.write(line)
 
 
-def _ratio(long: Server, empty: Server, load: Scenario) -> float:
+def _ratio(long: Server, empty: Server, load: Scenario, rounds: int) -> float:
     """Messages a second on ``long`` over those on ``empty``: the median over neighbours in time."""
     ratios = []
-    for number in range(ROUNDS):
+    for number in range(rounds):
         first_seq = 1 + number * load.messages
         one, other = one_round(long, load, first_seq), one_round(empty, load, first_seq)
         ratios.append(one.per_second / other.per_second)

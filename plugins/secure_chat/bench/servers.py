@@ -70,7 +70,7 @@ class Server:
         if not self.is_ours:
             return 0.0, 0.0
         url = f"http://127.0.0.1:{self.port}/metrics"
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             return groups_of_metrics(answer.read().decode())
 
 

@@ -37,7 +37,7 @@ def _publish(server: Server, token: str, method: str, what: str, statement: byte
         method=method,
     )
     try:
-        with urllib.request.urlopen(request, timeout=10):  # noqa: S310
+        with urllib.request.urlopen(request, timeout=60):  # noqa: S310
             pass
     except OSError as error:
         raise RuntimeError(f"{server.name}: {what} was not published: {error}") from None

@@ -14,12 +14,17 @@ export interface ComposerProps {
 
 export function Composer({ onSend, blocked }: ComposerProps): ReactNode {
   const [text, setText] = useState("");
-  const { underWay, problem, begin } = useAttempt();
+  const { underWay, problem: failed, begin } = useAttempt();
+  /** What was last tried: why it failed says nothing of another text. */
+  const [tried, setTried] = useState("");
+  const problem = text === tried ? failed : null;
   const field = useId();
   const ready = blocked === null && !underWay && text.trim() !== "";
 
   async function send(): Promise<void> {
-    if (ready && (await begin(() => onSend(text)))) setText("");
+    if (!ready) return;
+    setTried(text);
+    if (await begin(() => onSend(text))) setText("");
   }
 
   function onKeyDown(event: KeyboardEvent): void {
@@ -48,6 +53,7 @@ export function Composer({ onSend, blocked }: ComposerProps): ReactNode {
         id={field}
         className={styles["field"]}
         rows={1}
+        dir="auto"
         value={text}
         disabled={blocked !== null}
         placeholder="Write a message"

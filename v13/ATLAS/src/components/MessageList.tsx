@@ -32,14 +32,20 @@ export function MessageList({ view, own, onOlder, onRetry }: MessageListProps): 
   const list = useRef<HTMLDivElement>(null);
   const content = useRef<HTMLDivElement>(null);
   const place = useRef({ atEnd: true, fromEnd: 0, top: 0 });
+  const written = useRef<string | null>(null);
   const { entries, more, loaded } = view;
   const elsewhere = useMemo(() => misplaced(entries), [entries]);
   const lines = useMemo(() => linesOf(entries), [entries]);
 
-  // Stay at the end while the reader is there; stay where the reader is when history comes above.
+  // Stay at the end while the reader is there, and go there with what they write; stay where the reader
+  // is when history comes above.
   useLayoutEffect(() => {
     const shown = list.current;
     if (shown === null) return;
+    const last = entries.at(-1);
+    const mine = last?.state === "sending" ? last.id : null;
+    if (mine !== null && mine !== written.current) place.current.atEnd = true;
+    written.current = mine;
     const { atEnd, fromEnd } = place.current;
     if (atEnd) shown.scrollTop = shown.scrollHeight;
     else if (shown.scrollTop === 0) shown.scrollTop = shown.scrollHeight - fromEnd;
@@ -80,7 +86,7 @@ export function MessageList({ view, own, onOlder, onRetry }: MessageListProps): 
         }}
       >
         <div ref={content} className={styles["content"]}>
-          {more && <Older onOlder={onOlder} wanted={() => !place.current.atEnd} />}
+          {more && <Older onOlder={onOlder} wanted={() => !isAtEnd(list.current)} />}
           {entries.length === 0 && (
             <p className={styles["empty"]}>
               No messages yet. What you write is encrypted in this browser. The server sees that you
@@ -103,6 +109,11 @@ export function MessageList({ view, own, onOlder, onRetry }: MessageListProps): 
       <Spoken view={view} />
     </>
   );
+}
+
+/** Asked of the list itself: its button may come in sight before the list says that it was scrolled. */
+function isAtEnd(list: HTMLElement | null): boolean {
+  return list === null || list.scrollHeight - list.scrollTop - list.clientHeight < AT_END;
 }
 
 interface OlderProps {

@@ -3,27 +3,22 @@
  * and of each frame, missing, of another kind, huge, or a name that means something to the language. What
  * is shown stays, nothing of it is kept, and the client goes on when the server talks sense again.
  */
-import { createRoot, type Root } from "react-dom/client";
 import { afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 
-import { ChatWindow } from "../../src/components/ChatWindow";
-import { Inbox } from "../../src/components/Inbox";
-import { SecureChatProvider } from "../../src/components/SecureChatProvider";
 import { Contacts } from "../../src/security/contacts";
 import { Directory, DirectoryError } from "../../src/security/directory";
 import { keepPrekeysInStock, publishPrekeys } from "../../src/security/enrolment";
 import { CryptoError } from "../../src/security/errors";
 import { openStore } from "../../src/security/indexed-db";
 import { Messenger } from "../../src/security/messenger";
-import { SecureMessageClient } from "../../src/security/secureMessageV2";
 import { selectSuite } from "../../src/security/select";
 import type { Suite } from "../../src/security/suite";
-import { WalletKey } from "../../src/security/wallet";
 import { KeyDirectory, pair, type Person } from "../security/people";
 import { type Answer, FarApi, type Route } from "../transport/far-api";
 import { FarEnd } from "../transport/far-end";
 import { NONSENSE, withWrong } from "./nonsense";
 import { waitUntil } from "./offline";
+import { inPage, type Page } from "./page";
 
 const CODE = /^[a-z][a-z0-9_]{0,63}$/;
 
@@ -162,87 +157,18 @@ test("a directory that repeats what it says, or goes back for ever, is not follo
   expect(decoded).toBe(3);
 });
 
-// A page.
-
-let root: Root;
-let place: HTMLElement;
-let wallet: string;
-let renders = 0;
-
-/** The list and the conversation with Bob, as a page has them; each time with a fresh token. */
-function show(key: WalletKey): void {
-  renders += 1;
-  const props = { token: `token ${renders}`, currentUserWallet: key.wallet };
-  root.render(
-    <SecureChatProvider sign={(text) => Promise.resolve(key.sign(text))}>
-      <Inbox {...props} onOpenChat={() => undefined} />
-      <ChatWindow {...props} peerWallet={bob.roster.wallet} />
-    </SecureChatProvider>,
-  );
-}
-
 /** Nothing of what a server makes up is in the page, and the page is there. */
-function holdsUp(): void {
+function holdsUp({ place }: Page): void {
   const { textContent } = place;
   expect(place.querySelectorAll("nav, section[aria-label]").length).toBeGreaterThanOrEqual(2);
   expect(textContent).not.toMatch(/example\.org|evil|\[object|function |undefined|AAAA|NaN|\u202e/);
 }
 
-function field(): HTMLTextAreaElement | null {
-  return place.querySelector("form textarea[placeholder]");
-}
-
-function press(name: string): void {
-  const found = [...document.querySelectorAll("button")].find((one) => one.textContent === name);
-  if (found === undefined) throw new Error(`there is no button: ${name}`);
-  found.click();
-}
-
-function write(text: string): void {
-  const area = field();
-  if (area === null) throw new Error("one can write");
-  // As a person's: React does not see what is set on the element itself.
-  Reflect.set(HTMLTextAreaElement.prototype, "value", text, area);
-  area.dispatchEvent(new Event("input", { bubbles: true }));
-  area.form?.requestSubmit();
-}
-
-/** The socket that was opened after `before` others, once it is online and has resumed. */
-async function online(before: number, head = 0): Promise<FarEnd> {
-  await waitUntil(() => FarEnd.opened.length > before);
-  const server = FarEnd.latest;
-  server.accept();
-  server.say({ type: "READY", wallet, position: head });
-  await server.hears("RESUME", 1);
-  server.say({ type: "RESUMED", position: head, complete: true });
-  return server;
-}
-
-async function inPage(work: (key: WalletKey) => Promise<void>): Promise<void> {
-  FarEnd.stand();
-  place = document.body.appendChild(document.createElement("div"));
-  root = createRoot(place);
-  const key = WalletKey.generate();
-  ({ wallet } = key);
-  try {
-    await work(key);
-  } finally {
-    root.unmount();
-    place.remove();
-    FarEnd.leave();
-  }
-}
-
-async function fromBob(text: string, position: number): Promise<object> {
-  const contacts = new Contacts(bob.on("b"), new Directory(() => "", ""), suite);
-  const frame = await new SecureMessageClient(bob.on("b"), contacts, wallet).encrypt(text);
-  return { ...frame, type: "CHAT_MESSAGE", id: `m${position}`, timestamp: "2026-01-01T00:00:00Z", position };
-}
-
 test("a page whose server refuses with nonsense says that it does not open, and opens later", async () => {
-  await inPage(async (key) => {
+  await inPage(bob, async (page) => {
+    const { place } = page;
     api.lie = () => ({ status: 422, body: { code: "bad_request" } });
-    show(key);
+    page.show();
     await waitUntil(() => place.querySelector("[role='alert']"));
     for (const [, code] of NONSENSE) {
       let asked = false;
@@ -250,27 +176,28 @@ test("a page whose server refuses with nonsense says that it does not open, and 
         asked = true;
         return { status: 422, body: { code } };
       };
-      press("Try again");
+      page.press("Try again");
       await waitUntil(() => asked && place.querySelector("[role='alert']"));
-      holdsUp();
+      holdsUp(page);
     }
     api.lie = (_, answer) => answer;
-    press("Try again");
-    await waitUntil(field);
+    page.press("Try again");
+    await waitUntil(() => page.field);
   });
 });
 
 test("a page whose server talks nonsense stays as it is, and goes on when it talks sense", async () => {
-  await inPage(async (key) => {
-    show(key);
-    const server = await online(0);
-    await waitUntil(field);
-    write("waits for its ACK");
+  await inPage(bob, async (page) => {
+    const { place } = page;
+    page.show();
+    const server = await page.online(0);
+    await waitUntil(() => page.field);
+    page.write("waits for its ACK");
     await server.hears("CHAT_MESSAGE", 1);
     const [sent = {}] = server.frames("CHAT_MESSAGE");
     const { seq, hash, recipient, device } = sent;
     const timestamp = "2026-01-01T00:00:00Z";
-    const message = await fromBob("not to be shown in pieces", 1);
+    const message = await page.fromBob("not to be shown in pieces", 1);
     const lines: readonly object[] = [
       { type: "CHAT_MESSAGE", ...message },
       { type: "ACK", seq, hash, recipient, device, position: 2, timestamp },
@@ -278,21 +205,21 @@ test("a page whose server talks nonsense stays as it is, and goes on when it tal
       { type: "PREKEYS_LOW", device },
       { type: "RESUMED", position: 1, complete: true },
       { type: "ERROR", code: "rate_limited", detail: "", seq, recipient, last_seq: 0, retry_after: 9 },
-      { type: "READY", wallet, position: 0 },
+      { type: "READY", wallet: page.wallet, position: 0 },
     ];
     for (const [, wrong] of NONSENSE) {
       for (const line of lines) {
         for (const frame of withWrong(line, wrong)) server.say(frame === undefined ? "" : JSON.stringify(frame));
       }
-      holdsUp();
+      holdsUp(page);
     }
     // Whatever else it made of that, the next connection is sound.
-    server.say({ type: "READY", wallet, position: 2 });
+    server.say({ type: "READY", wallet: page.wallet, position: 2 });
     server.say({ type: "RESUMED", position: 2, complete: true });
-    server.say(await fromBob("a true word", 3));
+    server.say(await page.fromBob("a true word", 3));
     await waitUntil(() => place.textContent.includes("a true word"));
-    holdsUp();
-    const store = await openStore(wallet);
+    holdsUp(page);
+    const store = await openStore(page.wallet);
     const kept = (await (await Messenger.load(store, suite))?.kept("")) ?? [];
     expect(kept.length).toBeGreaterThan(0);
     for (const { name, value } of kept) {
@@ -304,8 +231,9 @@ test("a page whose server talks nonsense stays as it is, and goes on when it tal
 });
 
 test("a refusal whose code makes no sense is told as a refusal", async () => {
-  await inPage(async (key) => {
-    show(key);
+  await inPage(bob, async (page) => {
+    const { place } = page;
+    page.show();
     await waitUntil(() => FarEnd.opened.length > 0);
     for (const [, code] of NONSENSE) {
       const server = FarEnd.latest;
@@ -313,26 +241,27 @@ test("a refusal whose code makes no sense is told as a refusal", async () => {
       server.say(JSON.stringify({ type: "ERROR", code, detail: "" }));
       server.onclose({ code: 1008 });
       await waitUntil(() => place.querySelector("[data-connection='refused']"));
-      holdsUp();
+      holdsUp(page);
       const before = FarEnd.opened.length;
-      show(key);
+      page.show();
       await waitUntil(() => FarEnd.opened.length > before);
     }
   });
 });
 
 test("a directory that refuses with nonsense has no number to compare, and the window stays", async () => {
-  await inPage(async (key) => {
-    show(key);
-    await online(0);
-    await waitUntil(field);
+  await inPage(bob, async (page) => {
+    const { place } = page;
+    page.show();
+    await page.online(0);
+    await waitUntil(() => page.field);
     for (const [, code] of NONSENSE) {
       api.lie = () => ({ status: 422, body: { code } });
-      press("Safety number");
+      page.press("Safety number");
       const alert = await waitUntil(() => place.querySelector("dialog [role='alert']"));
       expect(alert.textContent).toMatch(/^There is no number to compare\. /);
-      holdsUp();
-      press("×");
+      holdsUp(page);
+      page.press("Close");
       await waitUntil(() => place.querySelector("dialog") === null);
     }
   });

@@ -210,3 +210,49 @@ test("history that cannot be read says why", async () => {
   await press("Older messages");
   expect(shown("[role='alert']")).toEqual(["What this browser has kept cannot be read."]);
 });
+
+test("what is not shown has no state: it is no message of one's own that came so far", () => {
+  const own = { direction: "out" as const, device: "phone", state: "committed" as const };
+  show([entry({ ...own, seq: 1, text: "", problem: "bad_signature" }), entry({ ...own, seq: 2 })]);
+  expect(shown("[data-state]")).toEqual(["In the ledger at 2, from phone"]);
+});
+
+/** In a box of `height`, after what the browser draws and observes by itself. */
+async function drawn(height: string): Promise<HTMLElement> {
+  Object.assign(place.style, { display: "flex", flexDirection: "column", height });
+  for (let at = 0; at < 4; at++) await new Promise((resolve) => requestAnimationFrame(resolve));
+  return place.firstElementChild as HTMLElement;
+}
+
+test("older pages come as one goes up to them, and not to who stands at the end", async () => {
+  const entries = [entry({ seq: 51 }), entry({ seq: 52 })];
+  let asked = 0;
+  const onOlder = (): Promise<void> => {
+    asked += 1;
+    return Promise.resolve();
+  };
+  // All of it in sight, the button too: the reader is at the end.
+  show(entries, { view: { loaded: true, entries, more: true }, onOlder });
+  await drawn("600px");
+  expect(asked).toBe(0);
+  const many = Array.from({ length: 60 }, (_, at) => entry({ seq: at + 51 }));
+  show(many, { view: { loaded: true, entries: many, more: true }, onOlder });
+  const list = await drawn("300px");
+  expect(asked).toBe(0);
+  list.scrollTop = 0;
+  await waitUntil(() => asked > 0);
+});
+
+test("who writes sees what they write, wherever in the history they are", async () => {
+  const entries = Array.from({ length: 40 }, (_, at) => entry({ seq: at + 1 }));
+  show(entries);
+  const list = await drawn("300px");
+  list.scrollTop = 100;
+  await drawn("300px");
+  const fromEnd = (): number => list.scrollHeight - list.scrollTop - list.clientHeight;
+  show([...entries, entry({ seq: 41 })]);
+  await drawn("300px");
+  expect(fromEnd()).toBeGreaterThan(200);
+  show([...entries, entry({ seq: 41 }), entry({ direction: "out", position: null, state: "sending" })]);
+  await waitUntil(() => fromEnd() < 2);
+});

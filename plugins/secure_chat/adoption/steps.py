@@ -160,6 +160,9 @@ def run(
                 progress = transfer.take(export, phase)
                 source = migrations.sources[export.digest]
                 if progress.phase is Phase.DONE and source.counts is None:
+                    if Export.at(export.path, export.size) != export:
+                        outcome.mismatches.append(f"{export.name}: it changed while it was read")
+                        continue
                     if not progress.counts.balanced:
                         outcome.mismatches.append(
                             f"{export.name}: fewer or more records came out than went in"

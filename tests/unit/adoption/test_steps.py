@@ -602,6 +602,23 @@ def swap(export: Path) -> None:
     export.write_text("".join(before) + " " * (len(last) - 1) + "\n")
 
 
+@pytest.mark.parametrize("write", [shrink, swap])
+def test_an_export_that_changes_while_it_is_read_is_said_and_not_finished(
+    place: Place, write: Callable[[Path], None]
+) -> None:
+    export = place.export("all.jsonl", exports.transactions(9, threads=2))
+    before = Export.at(export)
+    other = place.export("other.jsonl", [exports.conversation(1)])
+
+    def change_once(_: int) -> None:
+        if place.events("THREAD") and Export.at(export) == before:
+            write(export)
+
+    outcome = place.run(export, other, batch=3, advance=change_once)
+    assert outcome.mismatches[0] == "all.jsonl: it changed while it was read"
+    assert [source.done for source in outcome.sources] == [False, True]
+
+
 @pytest.mark.parametrize("stage", [Stage.LEGACY, Stage.SHADOW])
 @pytest.mark.parametrize("write", [grow, shrink, swap, Path.unlink])
 def test_a_stage_in_which_the_host_writes_is_left_only_with_what_was_verified(

@@ -7,7 +7,7 @@ import { waitUntil } from "../chat/offline";
 import { fill, inPage, type Page } from "../chat/page";
 import { KeyDirectory, pair, type Person } from "../security/people";
 import { FarApi } from "../transport/far-api";
-import type { FarEnd } from "../transport/far-end";
+import { FarEnd } from "../transport/far-end";
 
 let suite: Suite;
 let bob: Person;
@@ -76,6 +76,59 @@ test("receipts are given from when they are turned on, and no more once they are
     await sees(page, "without one");
     await waitUntil(() => !page.place.textContent.includes("unread"));
     expect(server.frames("RECEIPT")).toHaveLength(2);
+  });
+});
+
+test("what came before a window was opened is read when it is, and its sender is told", async () => {
+  await inPage(bob, async (page) => {
+    const server = await begin(page);
+    receipts(page).click();
+    await waitUntil(() => receipts(page).checked);
+    page.show({ peerWallet: `0x${"c3".repeat(20)}` });
+    await sees(page, "0xc3c3c3…c3c3c3");
+    server.say(await page.fromBob("not looked at yet", 1));
+    await sees(page, "1 unread");
+    page.show();
+    await waitUntil(() => page.place.querySelector("article") && !page.place.textContent.includes("unread"));
+    await server.hears("RECEIPT", 2);
+    expect(server.frames("RECEIPT").map(({ kind }) => kind)).toEqual(["delivered", "read"]);
+  });
+});
+
+test("receipts that cannot be turned on stay off, and it says why", async () => {
+  await inPage(bob, async (page) => {
+    await begin(page);
+    // As on a full disk: the browser ends a transaction at its last record.
+    const { prototype } = IDBObjectStore;
+    const put: unknown = Reflect.get(prototype, "put");
+    if (typeof put !== "function") throw new TypeError("one can put");
+    Reflect.set(prototype, "put", function (this: IDBObjectStore, value: unknown, key: IDBValidKey) {
+      const request: unknown = Reflect.apply(put, this, [value, key]);
+      if (key === "generation") this.transaction.abort();
+      return request;
+    });
+    try {
+      receipts(page).click();
+      await sees(page, "Receipts are as they were. The browser could not keep");
+      expect(receipts(page).checked).toBe(false);
+    } finally {
+      Reflect.set(prototype, "put", put);
+    }
+  });
+});
+
+test("a refused connection says why, as far as the server has said it", async () => {
+  await inPage(bob, async (page) => {
+    const server = await begin(page);
+    server.say({ type: "ERROR", code: "unknown_device", detail: "" });
+    server.onclose({ code: 1008 });
+    await sees(page, "This device no longer counts");
+    expect(page.place.textContent).toContain("Logged out");
+    page.show();
+    await waitUntil(() => server !== FarEnd.latest);
+    FarEnd.latest.accept();
+    FarEnd.latest.onclose({ code: 4401 });
+    await sees(page, "Your login is no longer valid. Log in again.");
   });
 });
 

@@ -170,13 +170,14 @@ def test_threads_are_listed_oldest_first_in_pages(legacy: LegacyClient) -> None:
 
 
 def test_the_creator_sets_the_status(legacy: LegacyClient) -> None:
-    thread = legacy.create(ALICE, BOB)["thread_id"]
+    created = legacy.create(ALICE, BOB, title="T", metadata={"a": 1})
+    thread = created["thread_id"]
     for status in ("ARCHIVED", "DRAFT", "ACTIVE", "ACTIVE"):
         changed = legacy.ask(ALICE, "PUT", f"/threads/{thread}/status", status=status)
         assert (changed.status_code, fields(changed)) == (200, ["status", "transaction_id"])
         assert changed.json()["status"] == "updated"
         assert changed.json()["transaction_id"]
-        assert legacy.thread(BOB, thread)["status"] == status
+        assert legacy.thread(BOB, thread) == {**created, "status": status}
         posting = legacy.ask(
             BOB,
             "POST",

@@ -14,7 +14,7 @@ import { isWallet } from "../security/codec";
 import { CryptoError } from "../security/errors";
 import { type ChatMessage, Frame } from "../security/frame";
 import type { ArchiveEntry, Kept, Messenger } from "../security/messenger";
-import { type DecryptedMessage, SecureMessageClient } from "../security/secureMessageV2";
+import { decryptMany, type DecryptedMessage, SecureMessageClient } from "../security/secureMessageV2";
 import type { Suite } from "../security/suite";
 import type { SignText } from "../security/wallet";
 import { Connection, type ConnectionState } from "../transport/connection";
@@ -51,6 +51,8 @@ const PAGE = 50;
 const HEAL_EVERY = 60_000;
 /** Prekeys are looked after at most once in so many milliseconds, however often the server asks. */
 const RESTOCK_EVERY = 60_000;
+/** Messages that are opened with one commit at most: the disk, and other tabs, are waited for once. */
+const AT_ONCE = 64;
 /** Messages that may come ahead of what RESUME brings; beyond, the connection begins anew. */
 const MAX_EARLY = 4096;
 /** Seconds before a message is sent again that the server could not take. */
@@ -59,6 +61,8 @@ const RESEND_AFTER = 5;
 const RESEND_WITHIN = 300;
 /** What a new session mends; the message itself stays unreadable unless its sender sends it again. */
 const HEALED_BY_A_SESSION = new Set(["unknown_session", "unknown_prekey", "too_many_skipped"]);
+/** What is not for this device, or came again, is kept as such: nothing else is to be done about it. */
+const ONLY_TOLD = new Set(["not_addressed", "replayed"]);
 /** Refusals that pass: the message is sent again. */
 const PASSING = new Set(["rate_limited", "ledger_unavailable", "internal"]);
 /** The server knows this device's numbers better: the state here is an old copy. */
@@ -138,6 +142,8 @@ export class ChatSession {
   #begunAgain = false;
   /** Peers to whom that has been done: once is enough for a server that tells the truth. */
   readonly #followed = new Set<string>();
+  /** Messages that came one behind the other and are not looked at yet. */
+  #arrived: MessageFrame[] | null = null;
   /** Delivered ahead of what RESUME still brings. */
   #early: MessageFrame[] = [];
   #resumingTo: number | null = null;
@@ -167,7 +173,7 @@ export class ChatSession {
       token: parts.token,
       device: parts.messenger.device,
       onFrame: (frame) => {
-        this.#enqueue(() => this.#take(frame));
+        this.#arrive(frame);
       },
       onState: (connection, refusal) => {
         if (connection !== "online") this.#sending.end();
@@ -408,24 +414,43 @@ export class ChatSession {
     return true;
   }
 
-  async #take(frame: ServerFrame): Promise<void> {
+  /** Frames are taken in their order; messages that come while others are dealt with, together. */
+  #arrive(frame: ServerFrame): void {
+    if (frame.type !== "CHAT_MESSAGE") {
+      this.#arrived = null;
+      this.#enqueue(() => this.#take(frame));
+    } else if (this.#arrived === null) {
+      const arrived = [frame];
+      this.#arrived = arrived;
+      this.#enqueue(async () => {
+        if (this.#arrived === arrived) this.#arrived = null;
+        await this.#takeMessages(arrived);
+      });
+    } else {
+      this.#arrived.push(frame);
+    }
+  }
+
+  async #takeMessages(messages: readonly MessageFrame[]): Promise<void> {
+    if (this.#stalled) return;
+    // What is past the head of READY may come ahead of the replay; it waits for its place.
+    const head = this.#resumingTo ?? Infinity;
+    this.#early.push(...messages.filter(({ position }) => position > head));
+    if (this.#early.length > MAX_EARLY) {
+      this.#stalled = true;
+      this.#connection.restart();
+      return;
+    }
+    await this.#receive(messages.filter(({ position }) => position <= head));
+  }
+
+  async #take(frame: Exclude<ServerFrame, MessageFrame>): Promise<void> {
     if (frame.type === "READY") {
       await this.#begin(frame.position);
       return;
     }
     if (this.#stalled) return;
     switch (frame.type) {
-      case "CHAT_MESSAGE":
-        // What is past the head of READY may come ahead of the replay; it waits for its place.
-        if (this.#resumingTo === null || frame.position <= this.#resumingTo) {
-          await this.#receive(frame);
-        } else if (this.#early.length < MAX_EARLY) {
-          this.#early.push(frame);
-        } else {
-          this.#stalled = true;
-          this.#connection.restart();
-        }
-        return;
       case "RESUMED":
         await this.#resumed(frame);
         return;
@@ -473,21 +498,44 @@ export class ChatSession {
     this.#early = [];
     this.#resumingTo = null;
     if (all > this.#cursor) await this.#move(all);
-    for (const frame of early) await this.#receive(frame);
+    await this.#receive(early);
     if (complete !== this.#view.complete) this.#show({ complete });
   }
 
+  /** Take messages in their order: as many together as can be, the others one by one. */
+  async #receive(messages: readonly MessageFrame[]): Promise<void> {
+    let [at, size] = [0, AT_ONCE];
+    while (at < messages.length) {
+      const together = messages.slice(at, at + size);
+      const opened = await this.#openTogether(together);
+      at += opened;
+      size = Math.min(2 * size, AT_ONCE);
+      const next = together[opened];
+      if (next === undefined) continue;
+      await this.#receiveOne(next);
+      at += 1;
+      size = 2; // where one is of no use, others are: what is tried in vain is little
+    }
+  }
+
+  /** The peer of a message that may be opened here; null for one of our own, or of another's. */
+  #peerOf({ sender, recipient, device }: MessageFrame): string | null {
+    if (sender === this.wallet && device === this.messenger.device) return null;
+    // A group's: this client shows conversations of two.
+    if (sender !== this.wallet && recipient !== this.wallet) return null;
+    const peer = sender === this.wallet ? recipient : sender;
+    return isWallet(peer) && isWallet(sender) ? peer : null;
+  }
+
   /** A message: one of our own that another tab sent or whose ACK was lost, or one to be opened. */
-  async #receive(message: MessageFrame): Promise<void> {
-    const { sender, recipient, device } = message;
+  async #receiveOne(message: MessageFrame): Promise<void> {
+    const { sender, device } = message;
     if (sender === this.wallet && device === this.messenger.device) {
       await this.#settle(message);
       return;
     }
-    // A group's: this client shows conversations of two.
-    if (sender !== this.wallet && recipient !== this.wallet) return;
-    const peer = sender === this.wallet ? recipient : sender;
-    if (!isWallet(peer) || !isWallet(sender)) return;
+    const peer = this.#peerOf(message);
+    if (peer === null) return;
     // What is held back was first.
     const held = this.#held.has(peer) && !(await this.#release(peer));
     if (!held || sender !== peer) {
@@ -500,6 +548,49 @@ export class ChatSession {
       if (!(error instanceof CryptoError) || this.#isFatal(error)) throw error;
       await this.#unopened(peer, message, error.code);
     }
+  }
+
+  /**
+   * Open messages from the first on with one commit, up to one that something must be done about, or
+   * that is not opened here. Returns how many; they are shown.
+   */
+  async #openTogether(messages: readonly MessageFrame[]): Promise<number> {
+    const run: { readonly peer: string; readonly message: MessageFrame }[] = [];
+    for (const message of messages) {
+      const peer = this.#peerOf(message);
+      if (peer === null || this.#held.has(peer)) break;
+      run.push({ peer, message });
+    }
+    if (run.length < 2) return 0;
+    const changes = new Map<string, Change>();
+    const known = new Set<string>();
+    let cursor = this.#cursor;
+    const delivered = run.map(({ message }) => message);
+    const taken = await decryptMany(
+      this.messenger,
+      this.#contacts,
+      delivered,
+      async (result, stored, index) => {
+        const one = run[index];
+        if (one === undefined) throw new TypeError("what is opened is of the run");
+        const { peer, message } = one;
+        if (result instanceof CryptoError && !ONLY_TOLD.has(result.code)) return null;
+        const change = changes.get(peer) ?? new Change();
+        if (result instanceof CryptoError) {
+          const entries = await this.#keepUnopened(peer, message, result.code, stored, change);
+          if (entries.length === 0) known.add(peer);
+          else changes.set(peer, change);
+          return entries;
+        }
+        changes.set(peer, change);
+        cursor = Math.max(cursor, message.position);
+        return this.#keepOpened(peer, message, result, cursor, stored, change);
+      },
+    );
+    this.#cursor = cursor;
+    for (const [peer, change] of changes) await this.#opened(peer, change);
+    for (const peer of known) await this.#reload(peer);
+    return taken;
   }
 
   /** False when the message is held back: its sender's identity is in doubt. */
@@ -519,22 +610,39 @@ export class ChatSession {
   }
 
   async #open(peer: string, message: MessageFrame): Promise<void> {
-    const { position } = message;
-    const name = await this.#place(peer, position, message.hash);
     const change = new Change();
-    await this.#client(peer).decrypt(message, async (opened, stored) => {
-      const cursor = kept(CURSOR, Math.max(this.#cursor, position));
-      if (opened.text === "") return [cursor];
-      const entry = incoming(message, opened, this.wallet);
-      change.entries.push(entry);
-      const line = await change.sum(peer, stored, (before) => withEntry(before, entry));
-      return [kept(name, entry), line, cursor];
-    });
-    this.#cursor = Math.max(this.#cursor, position);
+    const cursor = Math.max(this.#cursor, message.position);
+    await this.#client(peer).decrypt(message, (opened, stored) =>
+      this.#keepOpened(peer, message, opened, cursor, stored, change),
+    );
+    this.#cursor = cursor;
+    await this.#opened(peer, change);
+  }
+
+  /** The entries that go with a message that was opened; what is shown of it goes to `change`. */
+  async #keepOpened(
+    peer: string,
+    message: MessageFrame,
+    opened: DecryptedMessage,
+    cursor: number,
+    stored: Kept,
+    change: Change,
+  ): Promise<readonly ArchiveEntry[]> {
+    if (opened.text === "") return [kept(CURSOR, cursor)];
+    const entry = incoming(message, opened, this.wallet);
+    const name = await placeFor(peer, message.position, entry.id, stored);
+    const line = await change.sum(peer, stored, (before) => withEntry(before, entry));
+    change.entries.push(entry);
+    return [kept(name, entry), line, kept(CURSOR, cursor)];
+  }
+
+  /** `change` is kept, with messages that were opened. */
+  async #opened(peer: string, change: Change): Promise<void> {
     this.#changed(peer, change);
     await this.#noteRotation(peer);
-    const [entry] = change.entries;
-    if (this.#view.receipts && entry?.direction === "in") {
+    if (!this.#view.receipts) return;
+    for (const { direction, problem, position } of change.entries) {
+      if (direction !== "in" || problem !== null) continue;
       this.#connection.send({ type: "RECEIPT", kind: "delivered", position });
     }
   }
@@ -561,25 +669,35 @@ export class ChatSession {
    * move the cursor: anyone can put a position on what is not authentic.
    */
   async #unopened(peer: string, message: MessageFrame, code: string): Promise<void> {
-    const { sender, device, position } = message;
-    if (code === "replayed" && (await this.#isKept(peer, message))) {
-      // Another tab opened it, or RESUME brought it once more.
-      await this.#reload(peer);
-      return;
-    }
-    const entry = unreadable(message, code, this.wallet);
-    const name = await this.#place(peer, position, entry.id);
-    const known = await this.#entry(name);
-    if (known === null) {
-      const change = new Change();
-      change.entries.push(entry);
-      await this.messenger.keep(async (_, stored) => [
-        kept(name, entry),
-        await change.sum(peer, stored, (before) => withEntry(before, entry)),
-      ]);
-      this.#changed(peer, change);
-    }
+    const { sender, device } = message;
+    const change = new Change();
+    await this.messenger.keep((_, stored) =>
+      this.#keepUnopened(peer, message, code, stored, change),
+    );
+    if (change.entries.length > 0) this.#changed(peer, change);
+    else if (code === "replayed") await this.#reload(peer);
     if (HEALED_BY_A_SESSION.has(code)) await this.#heal(peer, sender, device);
+  }
+
+  /**
+   * The entries for a message that must not be shown; what is shown of it goes to `change`. None where it
+   * is kept already: another tab took it, or RESUME brought it once more.
+   */
+  async #keepUnopened(
+    peer: string,
+    message: MessageFrame,
+    code: string,
+    stored: Kept,
+    change: Change,
+  ): Promise<readonly ArchiveEntry[]> {
+    const isKept = async (id: string): Promise<boolean> =>
+      (await stored(await placeFor(peer, message.position, id, stored))) !== null;
+    const entry = unreadable(message, code, this.wallet);
+    if ((await isKept(entry.id)) || (code === "replayed" && (await isKept(message.hash)))) return [];
+    const name = await placeFor(peer, message.position, entry.id, stored);
+    const line = await change.sum(peer, stored, (before) => withEntry(before, entry));
+    change.entries.push(entry);
+    return [kept(name, entry), line];
   }
 
   /** Open a new session with a device whose messages do not open, and tell it so (SPEC-crypto C31). */
@@ -629,12 +747,11 @@ export class ChatSession {
     if (entry.id !== hash) return; // an answer about a message that is not ours
     const time = { position, committed: ledgerTime(ack) };
     const committed: ChatEntry = { ...entry, ...time, state: "committed", problem: null };
-    const place = await this.#place(peer, position, hash);
     const change = new Change();
     change.entries.push(committed);
     await this.messenger.acknowledged({ recipient: peer, seq }, async (_, stored) => [
       gone(name),
-      kept(place, committed),
+      kept(await placeFor(peer, position, hash, stored), committed),
       await change.sum(peer, stored, (before) => withEntry(before, committed)),
     ]);
     this.#changed(peer, change);
@@ -807,19 +924,6 @@ export class ChatSession {
     return found === undefined ? null : read<ChatEntry>(found.value);
   }
 
-  /** The name for an entry at `position`: nothing that is kept is ever written over by another. */
-  async #place(peer: string, position: number, id: string): Promise<string> {
-    const name = chatName(peer, position);
-    const taken = await this.#entry(name);
-    return taken === null || taken.id === id ? name : `${name}~${id}`;
-  }
-
-  /** Whether this very message is shown already. */
-  async #isKept(peer: string, { position, hash }: MessageFrame): Promise<boolean> {
-    const found = await this.messenger.kept(chatName(peer, position));
-    return found.some(({ value }) => read<ChatEntry>(value).id === hash);
-  }
-
   async #move(cursor: number): Promise<void> {
     this.#cursor = cursor;
     await this.messenger.keep([kept(CURSOR, cursor)]);
@@ -870,6 +974,13 @@ export class ChatSession {
     this.#view = { ...this.#view, ...change, conversations };
     for (const listener of this.#listeners) listener();
   }
+}
+
+/** The name for an entry at `position`: nothing that is kept is ever written over by another. */
+async function placeFor(peer: string, position: number, id: string, stored: Kept): Promise<string> {
+  const name = chatName(peer, position);
+  const taken = await stored(name);
+  return taken === null || read<ChatEntry>(taken).id === id ? name : `${name}~${id}`;
 }
 
 function outgoing(frame: Frame, text: string): ChatEntry {

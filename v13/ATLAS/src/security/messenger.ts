@@ -117,10 +117,9 @@ export type Kept = (name: string) => Promise<Bytes | null>;
  * The entries that go with a value, in the same transaction. What depends on an entry that another tab
  * may have changed is read by `kept`, never from memory.
  */
-export type Keep<T> = (
-  value: T,
-  kept: Kept,
-) => readonly ArchiveEntry[] | Promise<readonly ArchiveEntry[]>;
+export type Keep<T> = (value: T, kept: Kept) => MaybePromise<readonly ArchiveEntry[]>;
+
+type MaybePromise<T> = T | Promise<T>;
 
 /** What the store holds of the device itself. */
 interface Self {
@@ -644,25 +643,32 @@ export class Messenger {
     });
   }
 
-  /** Open in order with one commit; a frame that fails gives its error and changes nothing. */
+  /**
+   * Open in order with one commit. A frame that fails gives its error, and changes nothing but what
+   * `keep` gives for it. Where `keep` gives null it ends: that frame and those behind it were not opened.
+   */
   openMany(
     delivered: readonly Delivered[],
-    keep?: (opened: Opened, index: number) => readonly ArchiveEntry[],
+    keep: (
+      result: Opened | CryptoError,
+      kept: Kept,
+      index: number,
+    ) => MaybePromise<readonly ArchiveEntry[] | null> = () => [],
   ): Promise<readonly (Opened | CryptoError)[]> {
     return this.#store.transact(async (records) => {
       const results: (Opened | CryptoError)[] = [];
       for (const [index, one] of delivered.entries()) {
-        const attempt = new Changes(records);
-        try {
-          const opened = await this.#open(attempt, one);
-          putEntries(attempt, keep?.(opened, index) ?? []);
-          results.push(opened);
-        } catch (error) {
+        let changes = new Changes(records);
+        const result = await this.#open(changes, one).catch((error: unknown) => {
           if (!(error instanceof CryptoError)) throw error;
-          results.push(error);
-          continue;
-        }
-        attempt.applyTo(records);
+          changes = new Changes(records);
+          return error;
+        });
+        const entries = await keep(result, keptIn(changes), index);
+        if (entries === null) break;
+        putEntries(changes, entries);
+        changes.applyTo(records);
+        results.push(result);
       }
       return results;
     });

@@ -6,7 +6,7 @@ import type { Contacts } from "./contacts";
 import { DirectoryError } from "./directory";
 import { CryptoError } from "./errors";
 import { type ChatMessage, Frame } from "./frame";
-import type { Keep, Messenger, Opened } from "./messenger";
+import type { ArchiveEntry, Delivered, Keep, Kept, Messenger, Opened } from "./messenger";
 import type { Roster } from "./roster";
 
 /** What a message gives that was sealed under a certificate which is not known here yet. */
@@ -127,10 +127,56 @@ export class SecureMessageClient {
   }
 }
 
-function textOf({ content }: Opened): string {
+/**
+ * Open frames of any conversations as they were delivered, in order and with one commit; as
+ * `SecureMessageClient.decrypt`, which must be asked about the first one behind those that were taken.
+ *
+ * `keep` is given each message, or why it did not open; its entries are kept with it, and null ends it
+ * there. Returns how many were taken.
+ */
+export async function decryptMany(
+  messenger: Messenger,
+  contacts: Contacts,
+  delivered: readonly unknown[],
+  keep: (
+    result: DecryptedMessage | CryptoError,
+    kept: Kept,
+    index: number,
+  ) => Promise<readonly ArchiveEntry[] | null>,
+): Promise<number> {
+  const known = new Map<string, Roster>();
+  const frames: Delivered[] = [];
+  try {
+    for (const one of delivered) {
+      const frame = Frame.fromWire(one);
+      const from = `${frame.sender}/${frame.device}`;
+      const roster = known.get(from) ?? (await contacts.roster(frame.sender, frame.device));
+      known.set(from, roster);
+      frames.push({ frame, roster });
+    }
+  } catch (error) {
+    // It is found again when that one is opened by itself.
+    if (!(error instanceof CryptoError || error instanceof DirectoryError)) throw error;
+  }
+  const taken = await messenger.openMany(frames, async (result, kept, index) => {
+    if (result instanceof CryptoError) return keep(result, kept, index);
+    const text = textIn(result);
+    return text === null ? null : keep({ ...result, text }, kept, index);
+  });
+  return taken.length;
+}
+
+function textOf(opened: Opened): string {
+  const text = textIn(opened);
+  if (text === null) throw new CryptoError("decode", "the content is not text");
+  return text;
+}
+
+/** Null when it is not text. */
+function textIn({ content }: Opened): string | null {
   try {
     return decoder.decode(content);
   } catch {
-    throw new CryptoError("decode", "the content is not text");
+    return null;
   }
 }

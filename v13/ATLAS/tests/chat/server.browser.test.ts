@@ -6,11 +6,20 @@ import { afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 
 import { type ChatEntry, WAITING } from "../../src/chat/archive";
 import { ChatSession } from "../../src/chat/session";
+import { CryptoError } from "../../src/security/errors";
 import type { Frame } from "../../src/security/frame";
 import type { Messenger } from "../../src/security/messenger";
 import { selectSuite } from "../../src/security/select";
 import type { Suite } from "../../src/security/suite";
-import { correspondents, KeyDirectory, type Person, write } from "../security/people";
+import {
+  acquaint,
+  connect,
+  correspondents,
+  KeyDirectory,
+  type Person,
+  utf8,
+  write,
+} from "../security/people";
 import { FarEnd } from "../transport/far-end";
 
 let suite: Suite;
@@ -130,6 +139,123 @@ test("a page that is closed while it resumes asks again for all that it has not 
   first.session.close();
   const again = await tab(9);
   expect(again.server.frames("RESUME")).toEqual([{ type: "RESUME", after: 1 }]);
+});
+
+/** Bob's messages at positions from `first` on, as the server delivers them. */
+async function allFromBob(texts: readonly string[], first: number): Promise<readonly object[]> {
+  const frames: object[] = [];
+  for (const [at, text] of texts.entries()) frames.push(await fromBob(text, first + at));
+  return frames;
+}
+
+test("messages that wait together are kept with few commits, and shown in few steps", async () => {
+  const { session, server } = await tab();
+  server.say({ type: "RESUMED", position: 0, complete: true });
+  await dealtWith(session, server, 1);
+  const lines = Array.from({ length: 200 }, (_, at) => `line ${at}`);
+  const frames = await allFromBob(lines, 2);
+  const { storage } = alice.device("a");
+  const before = storage.backup().generation;
+  let views = 0;
+  session.subscribe(() => (views += 1));
+  for (const frame of frames) server.say(frame);
+  await until(session, () => entries(session).length === 201);
+  expect(storage.backup().generation - before).toBeLessThan(10);
+  expect(views).toBeLessThan(10);
+  expect(texts(session)).toEqual(["a sign at 1", ...lines]);
+  expect(new Set(entries(session).map((one) => one.continuity))).toEqual(new Set(["continuous"]));
+  expect(session.summary(peer())).toMatchObject({ unread: 201, preview: "line 199", position: 201 });
+  session.close();
+  const again = await tab(201);
+  expect(again.server.frames("RESUME")).toEqual([{ type: "RESUME", after: 201 }]);
+  expect(texts(again.session)).toEqual(lines.slice(-50));
+});
+
+test("among many that wait, what does not open, or is one's own, stands in its place", async () => {
+  const { session, server } = await tab();
+  server.say({ type: "RESUMED", position: 0, complete: true });
+  await session.send(peer(), "my own");
+  const own = await sent(server, 1);
+  const [one, two, three, four, five] = await allFromBob(["one", "two", "three", "four", "five"], 1);
+  const forged = { ...two, nonce: null };
+  const mine = { ...own, type: "CHAT_MESSAGE", id: "", timestamp: "2026-01-01T00:00:00Z", position: 6 };
+  const another = { ...five, position: 5, recipient: "0".repeat(64) }; // a group's
+  const last = { ...five, position: 7 };
+  const moved = { ...three, position: 8 };
+  for (const frame of [one, forged, three, three, another, four, mine, last]) server.say(frame ?? {});
+  for (const frame of [last, four, moved, one]) server.say(frame ?? {});
+  await dealtWith(session, server, 9);
+  const shown = entries(session).map(({ text, position, problem }) => [position, problem ?? text]);
+  expect(shown).toEqual([
+    [1, "one"],
+    [2, "decode"],
+    [3, "three"],
+    [4, "four"],
+    [6, "my own"],
+    [7, "five"],
+    [8, "replayed"],
+    [9, "a sign at 9"],
+  ]);
+});
+
+test("what does not open holds back what is behind it until it is kept", async () => {
+  const { session, server } = await tab();
+  server.say({ type: "RESUMED", position: 0, complete: true });
+  await dealtWith(session, server, 1);
+  const [one, two, three] = await allFromBob(["one", "two", "three"], 2);
+  session.messenger.keep = () => Promise.reject(new CryptoError("storage", "the disk is full"));
+  for (const frame of [one, { ...two, nonce: null }, three]) server.say(frame ?? {});
+  await until(session, () => session.view().problem === "storage");
+  expect(texts(session)).toEqual(["a sign at 1", "one"]);
+  session.close();
+  const again = await tab(4);
+  expect(again.server.frames("RESUME")).toEqual([{ type: "RESUME", after: 2 }]);
+});
+
+test("what comes on a new connection is not taken for what the one before it brought", async () => {
+  const { session, server } = await tab();
+  server.say({ type: "RESUMED", position: 0, complete: true });
+  const [one, two, three] = await allFromBob(["one", "two", "three"], 1);
+  const { messenger } = session;
+  const openMany = messenger.openMany.bind(messenger);
+  messenger.openMany = () => {
+    messenger.openMany = openMany;
+    return Promise.reject(new CryptoError("storage", "the disk was full"));
+  };
+  for (const frame of [one, two]) server.say(frame ?? {});
+  server.say({ type: "READY", wallet: session.wallet, position: 2 });
+  server.say(three ?? {});
+  await server.hears("RESUME", 2);
+  for (const frame of [one, two]) server.say(frame ?? {});
+  server.say({ type: "RESUMED", position: 2, complete: true });
+  await dealtWith(session, server, 4);
+  expect(texts(session)).toEqual(["one", "two", "three", "a sign at 4"]);
+});
+
+test("messages that were not for this device are kept together with those that were", async () => {
+  await alice.add("later");
+  await acquaint(alice, bob);
+  await connect(bob.on("b"), alice);
+  const { session, server } = await tab();
+  server.say({ type: "RESUMED", position: 0, complete: true });
+  const frames: object[] = [];
+  const before = { recipient: alice.roster.wallet, rosters: [alice.roster], content: utf8("x"), ts: 0 };
+  for (let position = 1; position <= 40; position++) {
+    const message = { ...before, without: [alice.roster.device("a").id] };
+    const frame = await bob.on("b").seal(position % 10 === 0 ? before : message);
+    frames.push(delivered(frame, position));
+  }
+  const { storage } = alice.device("a");
+  const { generation } = storage.backup();
+  for (const frame of frames) server.say(frame);
+  await until(session, () => entries(session).length === 40);
+  expect(storage.backup().generation - generation).toBeLessThan(5);
+  expect(entries(session).map(({ problem }) => problem)).toEqual(
+    frames.map((_, at) => (at % 10 === 9 ? null : "not_addressed")),
+  );
+  for (const frame of frames) server.say(frame);
+  await dealtWith(session, server, 41);
+  expect(entries(session)).toHaveLength(41);
 });
 
 test("a position on what does not open is not believed, whether it comes early or late", async () => {

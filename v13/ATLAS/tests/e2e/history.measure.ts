@@ -74,9 +74,13 @@ function sayScroll(what: string, { frames, tasks }: { frames: number[]; tasks: n
 test("a thousand messages", async () => {
   const alice = await cast.person();
   const bob = await cast.bobAnew();
+  await alice.context.setOffline(true);
   for (let at = 1; at <= MESSAGES; at++) await cast.say(alice, `line ${at}, of about the usual length`);
+  await alice.context.setOffline(false);
+  const back = Date.now();
   await alice.open(bob);
   await alice.sees(`line ${MESSAGES},`);
+  say("all that waited while she was away", { ms: Date.now() - back });
   const { page } = alice;
   await page.addInitScript(() => {
     const observer = new MutationObserver(() => {

@@ -223,6 +223,32 @@ describe("messages", () => {
     expect(shown).toEqual(["1", "replayed", "2"]);
   });
 
+  test("opened together: entries go with each that opened and each that failed, up to one without", async () => {
+    const { alice, bob } = await pair(suite);
+    const frames = await Promise.all(["1", "2", "3"].map((text) => write(alice, "a", bob, text)));
+    const [one, two, three] = frames.map((frame) => ({ frame, roster: alice.roster }));
+    if (!one || !two || !three) throw new Error("three frames");
+    const reader = bob.on("b");
+    const seen: string[] = [];
+    const results = await reader.openMany([one, one, two, three], async (result, kept, index) => {
+      const name = result instanceof CryptoError ? result.code : textOf(result);
+      // Each sees what was kept for those before it.
+      seen.push(`${index}: ${(await kept("last")) === null ? "nothing" : "something"} before ${name}`);
+      return name === "2" ? null : [{ name, value: utf8(name) }, { name: "last", value: utf8(name) }];
+    });
+    expect(results).toHaveLength(2);
+    expect(seen).toEqual([
+      "0: nothing before 1",
+      "1: something before replayed",
+      "2: something before 2",
+    ]);
+    const names = (await reader.kept("")).map(({ name }) => name);
+    expect(names).toEqual(["1", "last", "replayed"]);
+    // What it ended at, and what was behind it, are as they were.
+    expect(textOf(await reader.open(two))).toBe("2");
+    expect(textOf(await reader.open(three))).toBe("3");
+  });
+
   test("crossing handshakes converge on one session", async () => {
     const { alice, bob } = await pair(suite);
     await connect(bob.on("b"), alice);

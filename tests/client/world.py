@@ -2,7 +2,8 @@
 
     python -m tests.client.world
 
-JSON lines in, JSON lines out, until its input ends. The first line says where the server is.
+JSON lines in, JSON lines out, until its input ends. The first line says where the server is, and
+where its log. What cannot be done in PATIENCE is answered with an ``error``.
 
 - ``{"do": "bob"}``: his wallet; he begins to listen.
 - ``{"do": "bob anew"}``: the same wallet, on a new device with a new identity.
@@ -24,7 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from plugins.secure_chat.client import ChatClient, Device, WalletKey, wallet_login
-from tests.faults.server import Server
+from tests.faults.server import PATIENCE, Server
 from tests.kept_port import KeptPort
 
 PASSPHRASE = "a passphrase of a test"
@@ -45,6 +46,10 @@ class World:
     @property
     def url(self) -> str:
         return self._server.url
+
+    @property
+    def log(self) -> Path:
+        return self._server.log_path
 
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         match request:
@@ -103,9 +108,14 @@ async def serve() -> None:
     with TemporaryDirectory() as folder:
         world = World(Path(folder))
         try:
-            say({"url": world.url})
+            say({"url": world.url, "log": str(world.log)})
             while line := await loop.run_in_executor(None, sys.stdin.readline):
-                say(await world.answer(json.loads(line)))
+                try:
+                    async with asyncio.timeout(PATIENCE):
+                        answer = await world.answer(json.loads(line))
+                except TimeoutError:
+                    answer = {"error": f"not done in {PATIENCE:.0f} s: {line.strip()}"}
+                say(answer)
         finally:
             await world.close()
 

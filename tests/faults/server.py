@@ -77,7 +77,8 @@ class Server:
     ) -> None:
         """Returns when it listens. ``settings``: SECURE_CHAT_ variables, in lower case."""
         self.data_dir = data_dir
-        self._log = (data_dir.parent / f"{data_dir.name}.log").open("ab")
+        self.log_path = data_dir.parent / f"{data_dir.name}.log"
+        self._log = self.log_path.open("ab")
         self.process = subprocess.Popen(
             command(data_dir, *options),
             stdout=subprocess.PIPE,
@@ -99,7 +100,7 @@ class Server:
         self.kill()
 
     def log(self) -> str:
-        return Path(self._log.name).read_text()[-4000:]
+        return self.log_path.read_text()[-4000:]
 
     def kill(self) -> None:
         """SIGKILL: nothing of it runs any further."""

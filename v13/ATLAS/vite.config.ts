@@ -9,8 +9,10 @@ import { PythonProcess } from "./tests/node/python.ts";
 
 // Tests named *.browser.test.ts need what only a browser has; those in tests/node need Node; all
 // others run in both.
-// Milliseconds; nothing is measured by it: only a test that hangs waits this long.
+// Milliseconds; nothing is measured by it: only a test that hangs waits this long. In tests with
+// browsers and a server each step has a patience of its own, which ends them before.
 const TIMEOUT = 120_000;
+const OF_MANY_STEPS = 10 * TIMEOUT;
 
 let peer: PythonProcess | null = null;
 
@@ -61,7 +63,7 @@ export default defineConfig({
         test: {
           name: "e2e",
           environment: "node",
-          testTimeout: TIMEOUT,
+          testTimeout: OF_MANY_STEPS,
           hookTimeout: TIMEOUT,
           include: ["tests/e2e/**/*.e2e.ts"],
         },
@@ -71,7 +73,7 @@ export default defineConfig({
         test: {
           name: "measure",
           environment: "node",
-          testTimeout: 5 * TIMEOUT,
+          testTimeout: OF_MANY_STEPS,
           hookTimeout: TIMEOUT,
           include: ["tests/e2e/**/*.measure.ts"],
         },

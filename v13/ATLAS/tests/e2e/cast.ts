@@ -16,7 +16,10 @@ export class Cast {
   #stage: Stage | null = null;
   readonly #people: Person[] = [];
 
-  /** The cast of the file that calls: a page that complains fails its test. */
+  /**
+   * The cast of the file that calls: a page that complains fails its test, and a test that failed says
+   * what its pages and the server knew then.
+   */
   static gather(): Cast {
     const cast = new Cast();
     beforeAll(async () => {
@@ -25,8 +28,13 @@ export class Cast {
     afterAll(async () => {
       await cast.stage.strike();
     });
-    afterEach(async () => {
+    afterEach(async ({ task }) => {
       const people = cast.#people.splice(0);
+      if (task.result?.state === "fail") {
+        const situations = await Promise.all(people.map((one) => one.situation()));
+        const log = `The server's log ends:\n${cast.stage.serverLog()}`;
+        process.stderr.write(`${[task.name, ...situations, log].join("\n")}\n`);
+      }
       for (const one of people) await one.leave();
       expect(people.flatMap((one) => one.complaints)).toEqual([]);
     });

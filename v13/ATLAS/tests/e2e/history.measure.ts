@@ -94,7 +94,7 @@ test("a thousand messages", async () => {
   for (let round = 0; round < RELOADS; round++) first.push(await firstMessage(page));
   say("first message", { "ms median": median(first), "ms longest": Math.max(...first) });
 
-  const lines = alice.messages.getByRole("article");
+  const { lines } = alice;
   const pages: number[] = [];
   for (let shown = await lines.count(); shown < MESSAGES; shown = await lines.count()) {
     const began = Date.now();

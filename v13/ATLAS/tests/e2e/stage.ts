@@ -4,10 +4,19 @@ import { mkdirSync, readFileSync } from "node:fs";
 import { resolve } from "node:path";
 
 import type { run } from "axe-core";
-import { type Browser, type BrowserContext, chromium, type Locator, type Page } from "playwright";
+import {
+  type Browser,
+  type BrowserContext,
+  chromium,
+  errors,
+  type Locator,
+  type Page,
+  type WebSocket,
+} from "playwright";
 
 import { CHROMIUM } from "../node/chromium";
 import { PythonProcess } from "../node/python";
+import type { Fields } from "./between";
 
 /** Where screenshots are put, to be looked at; not kept. */
 const SCREENSHOTS = resolve(import.meta.dirname, "../../screenshots");
@@ -16,8 +25,11 @@ const AXE = readFileSync(
   resolve(import.meta.dirname, "../../node_modules/axe-core/axe.min.js"),
   "utf8",
 );
-/** Milliseconds that only a failing test waits. */
+/** Milliseconds without anything new that only a failing test waits. */
 const PATIENCE = 60_000;
+/** Characters of the server's log, and frames of a socket, that a failing test shows. */
+const LAST_OF_LOG = 4000;
+const LAST_FRAMES = 6;
 
 interface Axe {
   readonly run: typeof run;
@@ -28,11 +40,13 @@ export type Preparation = (context: BrowserContext) => Promise<void>;
 
 export class Stage {
   readonly url: string;
+  readonly #log: string;
   readonly #world: PythonProcess;
   readonly #browser: Browser;
 
-  private constructor(url: string, world: PythonProcess, browser: Browser) {
+  private constructor(url: string, log: string, world: PythonProcess, browser: Browser) {
     this.url = url;
+    this.#log = log;
     this.#world = world;
     this.#browser = browser;
   }
@@ -41,9 +55,9 @@ export class Stage {
   static async set(settings: Readonly<Record<string, string>> = {}): Promise<Stage> {
     mkdirSync(SCREENSHOTS, { recursive: true });
     const world = new PythonProcess("world", settings);
-    const { url } = JSON.parse(await world.line()) as { url: string };
+    const { url, log } = JSON.parse(await world.line()) as { url: string; log: string };
     const browser = await chromium.launch(CHROMIUM);
-    return new Stage(url, world, browser);
+    return new Stage(url, log, world, browser);
   }
 
   async strike(): Promise<void> {
@@ -53,7 +67,14 @@ export class Stage {
 
   /** Ask the world: see `tests/client/world.py`. */
   async ask<T>(request: Readonly<Record<string, unknown>>): Promise<T> {
-    return JSON.parse(await this.#world.ask(JSON.stringify(request))) as T;
+    const answer = JSON.parse(await this.#world.ask(JSON.stringify(request))) as T & { error?: string };
+    if (answer.error !== undefined) throw new Error(answer.error);
+    return answer;
+  }
+
+  /** The end of the server's log. */
+  serverLog(): string {
+    return readFileSync(this.#log, "utf8").slice(-LAST_OF_LOG);
   }
 
   /** Two tabs of a browser whose wallet is new: both open at the same time. */
@@ -136,6 +157,7 @@ export class Person {
   readonly complaints: string[] = [];
   /** Every URL that the page asked for. */
   readonly requested: string[] = [];
+  readonly #sockets: Socket[] = [];
 
   constructor(stage: Stage, context: BrowserContext, page: Page) {
     this.stage = stage;
@@ -147,7 +169,10 @@ export class Person {
   #listen(page: Page): void {
     page.on("pageerror", (error) => this.complaints.push(error.message));
     page.on("request", (request) => this.requested.push(request.url()));
-    page.on("websocket", (socket) => this.requested.push(socket.url()));
+    page.on("websocket", (socket) => {
+      this.requested.push(socket.url());
+      this.#sockets.push(new Socket(socket));
+    });
   }
 
   /** Load the page, until its chat is open. */
@@ -192,13 +217,25 @@ export class Person {
     await this.line(text, "In the ledger").waitFor();
   }
 
-  /** The line with this text, and with this in its foot. */
-  line(text: string, foot = ""): Locator {
-    return this.messages.getByRole("article").filter({ hasText: text }).filter({ hasText: foot });
+  /** Not by their role: to find it, each line out of sight would be laid out, at every look. */
+  get lines(): Locator {
+    return this.messages.locator("article");
   }
 
-  async sees(text: string): Promise<void> {
-    await this.line(text).first().waitFor();
+  /** The line with this text, and with this in its foot. */
+  line(text: string, foot = ""): Locator {
+    return this.lines.filter({ hasText: text }).filter({ hasText: foot });
+  }
+
+  /** Wait for the line with `text`, as long as others still come; `last` is the last one there was. */
+  async sees(text: string, last = ""): Promise<void> {
+    try {
+      await this.line(text).first().waitFor();
+    } catch (error) {
+      const now = (await this.texts()).at(-1) ?? "";
+      if (!(error instanceof errors.TimeoutError) || now === last) throw error;
+      await this.sees(text, now);
+    }
   }
 
   /** The texts of the lines, in the order in which they stand. */
@@ -249,7 +286,67 @@ export class Person {
     });
   }
 
+  /** What the page shows of its state, and what went over its sockets last; for a test that failed. */
+  async situation(): Promise<string> {
+    const shown = await this.page
+      .evaluate(() => {
+        const texts = (selector: string): readonly (string | null)[] =>
+          [...document.querySelectorAll(selector)].map((one) => one.textContent);
+        return {
+          connection: texts("[data-connection]"),
+          alerts: texts("[role='alert']"),
+          rows: texts("nav li"),
+          lines: document.querySelectorAll("[role='log'] article").length,
+          last: texts("[role='log'] article").slice(-3),
+        };
+      })
+      .catch(String);
+    const sockets = this.#sockets.map(String).join("\n  ");
+    return `${this.wallet}: ${JSON.stringify(shown)}\n  ${sockets}`;
+  }
+
   async leave(): Promise<void> {
     await this.context.close();
+  }
+}
+
+/** What went over a socket: of each frame its kind and its numbers, never what it holds. */
+class Socket {
+  readonly #frames: string[] = [];
+  #received = 0;
+  #sent = 0;
+  #isClosed = false;
+
+  constructor(socket: WebSocket) {
+    socket.on("framereceived", ({ payload }) => {
+      this.#received += 1;
+      this.#note("<", payload);
+    });
+    socket.on("framesent", ({ payload }) => {
+      this.#sent += 1;
+      this.#note(">", payload);
+    });
+    socket.on("close", () => {
+      this.#isClosed = true;
+    });
+  }
+
+  #note(way: string, payload: string | Buffer): void {
+    this.#frames.push(`${way} ${summed(String(payload))}`);
+    this.#frames.splice(0, this.#frames.length - LAST_FRAMES);
+  }
+
+  toString(): string {
+    const state = this.#isClosed ? "closed" : "open";
+    return `a socket, ${state}, ${this.#received} in, ${this.#sent} out: ${this.#frames.join(" ")}`;
+  }
+}
+
+function summed(frame: string): string {
+  try {
+    const { type, position, seq, code, after } = JSON.parse(frame) as Fields;
+    return JSON.stringify({ type, position, seq, code, after });
+  } catch {
+    return "no JSON";
   }
 }

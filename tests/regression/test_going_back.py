@@ -148,6 +148,29 @@ def test_at_dual_the_hosts_records_follow_while_the_server_runs(tmp_path: Path) 
     assert file.read_bytes() == before
 
 
+def test_a_mirrored_transaction_says_what_the_hosts_own_would(tmp_path: Path) -> None:
+    """Also what the contract never shows again: titles, types of content, metadata of messages."""
+
+    def said(stage: Stage) -> list[Any]:
+        with at_stage(tmp_path / stage, stage) as (_, legacy):
+            thread = legacy.create(ALICE, BOB, title="T", metadata={"a": {"b": [1]}})["thread_id"]
+            given = {"content_type": "image/png", "message_type": "file", "metadata": {"k": ["v"]}}
+            legacy.post(BOB, thread, "1", **given)
+            legacy.post(ALICE, thread, "2")
+            legacy.ask(ALICE, "PUT", f"/threads/{thread}/status", status="ARCHIVED")
+        lines = (tmp_path / stage / "legacy_transactions.jsonl").read_text().splitlines()
+        found = []
+        for bundle in map(json.loads, lines):
+            (operation,) = bundle["operations"]
+            data = operation["data"]
+            assert data.pop("timestamp") == bundle["timestamp"]
+            assert data.pop("thread_id", thread) == thread
+            found.append((bundle["creator_id"], operation["creator_id"], operation["type"], data))
+        return found
+
+    assert said(Stage.DUAL) == said(Stage.LEGACY)
+
+
 def test_what_is_not_mirrored_yet_is_at_the_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,11 @@ from tests.unit.directory.test_signatures import envelope
 PROCESSES = 2
 
 
+@pytest.fixture(autouse=True)
+def a_slow_machine_is_no_process_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifiers, "ANSWER_SECONDS", 60.0)
+
+
 @pytest.fixture
 async def two() -> AsyncIterator[Verifiers]:
     made = Verifiers(PROCESSES)

@@ -66,6 +66,11 @@ def by_thread(path: Path, *batches: Sequence[Stored]) -> dict[str, list[Any]]:
     return rows(path)
 
 
+@pytest.fixture(autouse=True)
+def a_slow_machine_is_no_process_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "ANSWER_SECONDS", PATIENCE)
+
+
 class Opened:
     """A mailbox whose process runs and knows the streams AB and BA: positions 1 and 2."""
 

@@ -8,10 +8,17 @@ from typing import Protocol
 import pytest
 
 from plugins.secure_chat.receipts import Receipts
+from plugins.secure_chat.transport import evidence
 from tests.plugin.chat_server import WAIT, Peer
 from v13.ATLAS.src.plugins.testing import make_wallet, start_host
 
 __all__ = ["make_wallet", "start_host"]
+
+
+@pytest.fixture(autouse=True)
+def what_follows_the_ledger_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a slow machine takes."""
+    monkeypatch.setattr(evidence, "FOLLOW_SECONDS", 3600.0)
 
 
 class GiveReceipt(Protocol):

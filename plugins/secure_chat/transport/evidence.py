@@ -235,12 +235,13 @@ async def _covered(chat: Chat, position: int, field: str) -> None:
     """Wait until a checkpoint covers ``position``.
 
     Raises InvalidMessage for one that the ledger has not come to, LedgerUnavailable when the log
-    is behind.
+    is behind, or has stopped: that is said at once.
     """
     evidence = chat.evidence
     if position > evidence.position:
         raise InvalidMessage(field, f"{field} is beyond the ledger's end")
-    if not await evidence.log_reaches(position, FOLLOW_SECONDS):
+    within = FOLLOW_SECONDS if evidence.log_stopped is None else 0.0
+    if not await evidence.log_reaches(position, within):
         raise LedgerUnavailable(
             evidence.log_stopped or "the transparency log is behind the ledger", 1.0
         )

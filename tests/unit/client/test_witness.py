@@ -26,6 +26,7 @@ from plugins.secure_chat.crypto.errors import StateUnreadable
 from plugins.secure_chat.transparency.keyfile import open_signer
 from plugins.secure_chat.transparency.keys import CheckpointSigner
 from plugins.secure_chat.transparency.witness import Alarm
+from plugins.secure_chat.transport import evidence as rest
 from tests.plugin.chat_server import ALICE, BOB, CAROL, ChatServer, chat_server, message, token
 from tests.unit.client.conftest import Person, Server
 from tests.unit.client.hostile import Hostile
@@ -72,6 +73,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatServer]:
     folder = tmp_path_factory.mktemp("watched")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evidence, "LOG_INTERVAL", 0.02)  # proofs at once, so that tests are short
+        patch.setattr(rest, "FOLLOW_SECONDS", 3600.0)  # and however long they take
         with chat_server(folder, log_name=LOG, rate_per_second=1e6, burst=10**6) as server:
             yield server
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from sqlalchemy import Connection, Engine, delete, insert, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from plugins.secure_chat.errors import (
     DatabaseTaken,
@@ -145,9 +145,7 @@ class SessionClaim:
         self._taken: DatabaseTaken | None = None
         try:
             session = self._session = self._connected()
-            with session.begin():
-                locked = _lock(session)
-            if not locked:
+            if not _locked_by(session):
                 session.close()
                 raise DatabaseUnusable(_IN_USE)
             with session.begin():
@@ -176,6 +174,10 @@ class SessionClaim:
         self._take_again()
 
     def release(self) -> None:
+        if not (self._session.closed or self._session.invalidated):
+            # The database ends a session some time after it is told to: the next may not wait.
+            with contextlib.suppress(SQLAlchemyError), self._session.begin():
+                self._session.execute(text("SELECT pg_advisory_unlock_all()"))
         self._session.close()
 
     @property
@@ -207,6 +209,18 @@ class SessionClaim:
         connection = self._engine.connect()
         connection.detach()  # not the pool's any more: closing it ends the session
         return connection
+
+
+def _locked_by(session: Connection) -> bool:
+    """Wait for the session that a killed server left: the database ends it in a moment."""
+    until = time.monotonic() + LEFT_SECONDS
+    while True:
+        with session.begin():
+            if _lock(session):
+                return True
+        if time.monotonic() > until:
+            return False
+        time.sleep(LEFT_SECONDS / 100)
 
 
 def _lock(session: Connection) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
 
 from plugins.secure_chat.core.records import EMPTY
 from plugins.secure_chat.errors import DatabaseTaken, DatabaseUnusable, LedgerUnavailable
+from plugins.secure_chat.mailbox import claim
 from plugins.secure_chat.mailbox.engine import engine_for
 from plugins.secure_chat.mailbox.store import Mailbox
 from plugins.secure_chat.runtime import Index
@@ -106,6 +107,42 @@ def test_a_database_that_another_took_after_a_restart_is_let_alone(
     found = Mailbox(engine_for(own_cluster.url))
     assert [one.difference for one in found.mismatches()] == ["theirs"]
     found.close()
+
+
+@pytest.mark.postgres
+def test_who_closes_has_let_go_when_that_returns(
+    new_postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database ends a session some time after it was told to."""
+    monkeypatch.setattr(claim, "LEFT_SECONDS", 0.0)
+    for _ in range(20):
+        mailbox = Mailbox(engine_for(new_postgres))
+        mailbox.claim()
+        mailbox.close()
+
+
+@pytest.mark.postgres
+def test_the_session_of_a_server_that_was_killed_is_waited_for(
+    new_postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = create_engine(new_postgres)
+    left = engine.connect()
+    left.execute(text("SELECT pg_advisory_lock(:key)"), {"key": claim._LOCK})
+    lock, tries = claim._lock, []
+
+    def watched(session: Connection) -> bool:
+        tries.append(lock(session))
+        if len(tries) == 1:
+            left.close()
+            engine.dispose()
+        return tries[-1]
+
+    monkeypatch.setattr(claim, "_lock", watched)
+    monkeypatch.setattr(claim, "LEFT_SECONDS", 60.0)
+    mailbox = Mailbox(engine_for(new_postgres))
+    mailbox.claim()
+    mailbox.close()
+    assert (tries[0], tries[-1]) == (False, True)
 
 
 @pytest.mark.postgres

@@ -224,9 +224,13 @@ def test_they_end_when_the_server_is_killed() -> None:
 
 
 def _children() -> list[str]:
-    """The processes that this one has started and that run."""
+    """Those that this process has started to verify and that run; other tests' servers run too."""
     own = Path(f"/proc/self/task/{threading.get_native_id()}/children")
-    return [pid for pid in own.read_text().split() if _runs(pid)]
+    return [pid for pid in own.read_text().split() if _runs(pid) and _verifies(pid)]
+
+
+def _verifies(pid: str) -> bool:
+    return b"secure_chat.directory.verification" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def _runs(pid: str) -> bool:

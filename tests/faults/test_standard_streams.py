@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests.faults.server import PATIENCE, authorization, command, environment, message
+from tests.kept_port import KeptPort
 
 pytestmark = pytest.mark.fault
 
@@ -25,10 +26,11 @@ def close(descriptors: list[int]) -> None:
         os.close(descriptor)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
+@pytest.fixture
+def port() -> Iterator[int]:
+    kept = KeptPort()
+    yield kept.number
+    kept.close()
 
 
 def started(closed: tuple[str, ...], *server: str) -> subprocess.Popen[bytes]:
@@ -47,10 +49,10 @@ def started(closed: tuple[str, ...], *server: str) -> subprocess.Popen[bytes]:
     "closed", [("stdin",), ("stdin", "stderr"), ("stdout",), ("stdin", "stdout", "stderr"), ()]
 )
 async def test_a_server_without_standard_streams_serves_and_ends_well(
-    tmp_path: Path, closed: tuple[str, ...]
+    tmp_path: Path, closed: tuple[str, ...], port: int
 ) -> None:
     """None closed: stdout takes nothing."""
-    port, data = free_port(), tmp_path / "data"
+    data = tmp_path / "data"
     process = started(closed, *command(data), "--port", str(port))
     try:
         url = f"http://127.0.0.1:{port}"

@@ -25,10 +25,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from plugins.secure_chat.client import ChatClient, Device, WalletKey, wallet_login
-from tests.faults.server import PATIENCE, Server
+from tests.faults.server import Server
 from tests.kept_port import KeptPort
 
 PASSPHRASE = "a passphrase of a test"
+PATIENCE = 180.0  # seconds that only a failing test waits; a restart is an end and a start
 
 
 class World:

@@ -26,7 +26,7 @@ const AXE = readFileSync(
   "utf8",
 );
 /** Milliseconds without anything new that only a failing test waits. */
-const PATIENCE = 60_000;
+const PATIENCE = 180_000;
 /** Characters of the server's log, and frames of a socket, that a failing test shows. */
 const LAST_OF_LOG = 4000;
 const LAST_FRAMES = 6;

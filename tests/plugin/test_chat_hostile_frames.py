@@ -247,7 +247,7 @@ def test_memory_stays_flat_under_large_garbage(server: ChatServer) -> None:
     assert grown < 30 * 1024  # KiB, where 60 MiB have passed
 
 
-def test_storage_that_fails_is_an_internal_error_and_no_silence(
+def test_storage_that_fails_is_said_and_no_silence(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     data = tmp_path_factory.mktemp("broken")
@@ -260,19 +260,19 @@ def test_storage_that_fails_is_an_internal_error_and_no_silence(
             ).fetchall():
                 database.execute(f'DROP TABLE "{table}"')
         database.close()
-        assert alice.ask({"type": "RESUME", "after": 0})["code"] == "internal"
+        assert alice.ask({"type": "RESUME", "after": 0})["code"] == "ledger_unavailable"
         assert alice.closed(at_once=True) == ([], 1011)
         receipt = {"type": "RECEIPT", "kind": "read", "position": 1}
-        assert bob.ask(receipt)["code"] == "internal"
-        assert bob.closed(at_once=True) == ([], 1011)
+        assert bob.ask(receipt)["code"] == "ledger_unavailable"
+        assert bob.silent()
         problem = server.get("/v1/chat/threads", ALICE)
-        assert problem.status_code == 500
+        assert problem.status_code == 503
         assert problem.headers["content-type"] == "application/problem+json"
-        assert problem.json()["code"] == "internal"
+        assert problem.json()["code"] == "ledger_unavailable"
         with server.peer(CAROL) as carol:
             assert carol.silent()
             assert carol.ask(message(BOB, 1))["code"] == "ledger_unavailable"
         refused = server.post(CAROL, message(BOB, 1))
         assert (refused.status_code, refused.json()["code"]) == (503, "ledger_unavailable")
         assert int(refused.headers["retry-after"]) >= 1
-        assert (server.refusals("internal"), server.refusals("ledger_unavailable")) == (3, 2)
+        assert (server.refusals("internal"), server.refusals("ledger_unavailable")) == (0, 5)

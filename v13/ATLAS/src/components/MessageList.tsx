@@ -86,7 +86,13 @@ export function MessageList({ view, own, onOlder, onRetry }: MessageListProps): 
         }}
       >
         <div ref={content} className={styles["content"]}>
-          {more && <Older onOlder={onOlder} wanted={() => !isAtEnd(list.current)} />}
+          {more && (
+            <Older
+              first={entries[0]?.id ?? ""}
+              onOlder={onOlder}
+              wanted={() => !isAtEnd(list.current)}
+            />
+          )}
           {entries.length === 0 && (
             <p className={styles["empty"]}>
               No messages yet. What you write is encrypted in this browser. The server sees that you
@@ -117,19 +123,23 @@ function isAtEnd(list: HTMLElement | null): boolean {
 }
 
 interface OlderProps {
+  /** The entry under it: another one when a page has come. */
+  readonly first: string;
   readonly onOlder: () => Promise<void>;
   /** Whether the page before is to be shown as soon as its button comes in sight. */
   readonly wanted: () => boolean;
 }
 
-function Older({ onOlder, wanted }: OlderProps): ReactNode {
+function Older({ first, onOlder, wanted }: OlderProps): ReactNode {
   const button = useRef<HTMLButtonElement>(null);
   const { underWay, problem, begin } = useAttempt();
   const seen = useEffectEvent(() => {
-    if (wanted() && !underWay) void begin(onOlder);
+    // What has failed waits for the person: it would fail again and again.
+    if (wanted() && !underWay && problem === null) void begin(onOlder);
   });
+  // Looked at anew when a page has come: the button may be in sight again before it was seen to go.
   useEffect(() => {
-    if (button.current === null) return;
+    if (button.current === null || underWay) return;
     const observer = new IntersectionObserver(([one]) => {
       if (one?.isIntersecting === true) seen();
     });
@@ -137,7 +147,7 @@ function Older({ onOlder, wanted }: OlderProps): ReactNode {
     return () => {
       observer.disconnect();
     };
-  }, []);
+  }, [underWay, first]);
   return (
     <>
       <button

@@ -241,6 +241,11 @@ test("older pages come as one goes up to them, and not to who stands at the end"
   expect(asked).toBe(0);
   list.scrollTop = 0;
   await waitUntil(() => asked > 0);
+  // The page has come, and the reader is at the top again before the browser has looked.
+  const more = Array.from({ length: 50 }, (_, at) => entry({ seq: at + 1 }));
+  show([...more, ...many], { view: { loaded: true, entries: [...more, ...many], more: true }, onOlder });
+  list.scrollTop = 0;
+  await waitUntil(() => asked > 1);
 });
 
 test("who writes sees what they write, wherever in the history they are", async () => {

@@ -690,6 +690,21 @@ def device_documents(alice: Person, bob: Person) -> Document:
         revocations=[end],
     )
     doc.good(
+        "roster, 64 revocations",
+        "roster-verify",
+        identity=owner,
+        certificates=both,
+        revocations=[end] * 64,
+    )
+    doc.bad(
+        "roster, 65 revocations",
+        "roster-verify",
+        "not_certified",
+        identity=owner,
+        certificates=both,
+        revocations=[end] * 65,
+    )
+    doc.good(
         "roster without devices", "roster-verify", identity=owner, certificates=[], revocations=none
     )
     doc.bad(

@@ -59,9 +59,11 @@ def verify(
     The caller must still compare the identity with the one it pinned. Raises VerificationError.
     """
     identity.verify()
-    waiting = list(certificates)
+    waiting, ended = list(certificates), list(revocations)
     if len(waiting) > MAX_CERTIFICATES:
         raise NotCertified(f"an identity has at most {MAX_CERTIFICATES} certificates")
+    if len(ended) > MAX_CERTIFICATES:
+        raise NotCertified("there are more revocations than certificates")
     if sum(one.body.endorser == NO_ENDORSER for one in waiting) > 1:
         raise NotCertified("more than one device has no endorser")
     if len({one.device for one in waiting}) != len(waiting):
@@ -75,7 +77,7 @@ def verify(
     if waiting:
         raise NotCertified("a certificate's endorser is not among the devices")
     revoked = set()
-    for revocation in revocations:
+    for revocation in ended:
         revocation.verify(identity)
         revoked.add(revocation.body.certificate)
     return Roster(identity, tuple(verified.values()), frozenset(revoked))

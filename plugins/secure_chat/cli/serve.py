@@ -5,7 +5,6 @@ The host is loaded by name, as any adopter's process would load it; nothing here
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import importlib
 import os
@@ -48,8 +47,11 @@ class _Announcing(uvicorn.Server):
             gc.set_threshold(COLLECT_EVERY)
             sys.setswitchinterval(SWITCH_SECONDS)
             address = self.servers[0].sockets[0].getsockname()
-            with contextlib.suppress(OSError):  # it serves, whoever reads that
+            try:
                 typer.echo(f"listening on http://{address[0]}:{address[1]}")
+            except OSError:
+                # It serves, whoever reads that. What is in the buffer must not fail at the end.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _StartupErrors:

@@ -153,6 +153,7 @@ _SESSIONS: Final = b"session/"
 _FORMER_SESSIONS: Final = b"former/"  # of the own certificate before this one: nothing is sealed
 _ID: Final = 32  # of a certificate
 _COUNTERS: Final = b"prekeys"
+_FURTHEST: Final = 1 << 52  # no device sends so many messages to one recipient
 _NUMBERS_PASSED: Final = 1 << 20  # more prekeys than a device makes between two backups
 
 
@@ -647,8 +648,13 @@ class Messenger:
         store.begin_again(changes)
 
     def fast_forward(self, recipient: str, last_seq: int) -> None:
-        """Continue the stream to ``recipient`` above ``last_seq`` (the server's). Recipients see a
-        gap there, which is the truth: this device no longer knows what it sent."""
+        """Continue the stream to ``recipient`` above ``last_seq`` (the server's).
+
+        Recipients see a gap there, which is the truth: this device no longer knows what it sent. A
+        number that no device comes to is not followed: a server could end the stream by it.
+        """
+        if last_seq > _FURTHEST:
+            return
         data = self._store.get(_outgoing_name(recipient))
         if data is not None and Outgoing.decode(data).seq >= last_seq:
             return

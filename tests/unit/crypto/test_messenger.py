@@ -269,10 +269,21 @@ def test_two_devices_with_one_address_are_not_confused(monkeypatch: pytest.Monke
 
 def test_a_streams_numbers_end() -> None:
     alice, bob = established()
-    alice["a"].fast_forward(bob.id, MAX_SEQ - 1)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(f"{Messenger.__module__}._FURTHEST", MAX_SEQ)
+        alice["a"].fast_forward(bob.id, MAX_SEQ - 1)
     assert alice["a"].seal(bob.id, [bob.roster], b"the last", 1.0).seq == MAX_SEQ
     with pytest.raises(Refused):
         alice["a"].seal(bob.id, [bob.roster], b"one more", 1.0)
+
+
+def test_a_number_that_no_device_comes_to_is_not_followed() -> None:
+    alice, bob = established()
+    for last in ((1 << 52) + 1, MAX_SEQ, 1 << 80):
+        alice["a"].fast_forward(bob.id, last)
+        assert alice["a"].seal(bob.id, [bob.roster], b"low", 1.0).seq < 10
+    alice["a"].fast_forward(bob.id, 1 << 52)
+    assert alice["a"].seal(bob.id, [bob.roster], b"high", 1.0).seq == (1 << 52) + 1
 
 
 def test_a_stream_never_goes_back() -> None:

@@ -201,9 +201,8 @@ def verify(
         return outcome
     with _opened(ledger, engine) as (journal, mailbox):
         store = _store(journal, mailbox)
-        files = all_of(
-            [*paths, *_with_logs(sources)]
-        )  # before they are compared: what is written meanwhile is not in it
+        # Before they are compared: what is written meanwhile is not in it.
+        files = all_of([*paths, *_with_logs(sources)])
         if migrations.adopted is None and not migrations.sources:
             outcome.mismatches.append("nothing was migrated: start with `secure-chat migrate run`")
         for digest, source in migrations.sources.items():

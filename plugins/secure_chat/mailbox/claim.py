@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, delete, insert, select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -26,6 +26,8 @@ from plugins.secure_chat.errors import (
 from plugins.secure_chat.ledger.file import WriterLock
 from plugins.secure_chat.mailbox.engine import file_of
 from plugins.secure_chat.mailbox.tables import database_claim
+
+T = TypeVar("T")
 
 LEFT_SECONDS: Final = 2.0  # that a server which was killed may still write
 _FILES: Final = ("", "-wal", "-shm")  # that SQLite keeps of a database in use, beside each other
@@ -77,11 +79,12 @@ class FileClaim:
         self._engine = engine
         database = Path(file_of(engine)).resolve()  # whatever leads there
         try:
-            self._lock = _locked(database)
-        except LedgerLocked:
-            raise DatabaseUnusable(_IN_USE) from None
+            lock = _awaited(lambda: _locked(database))
         except LedgerUnusable as error:
             raise DatabaseUnusable("the lock beside the database cannot be made") from error
+        if lock is None:
+            raise DatabaseUnusable(_IN_USE)
+        self._lock = lock
         with engine.connect():  # SQLite has its files beside the database while one is open
             self._files = {
                 path: there
@@ -120,16 +123,23 @@ def _identity(path: str) -> tuple[int, int] | None:
     return there.st_dev, there.st_ino
 
 
-def _locked(database: Path) -> WriterLock:
-    """Wait for the process of ``rows.py`` that a killed server left: it ends in a moment."""
+def _locked(database: Path) -> WriterLock | None:
+    try:
+        return WriterLock(database)
+    except LedgerLocked:
+        return None
+
+
+def _awaited(take: Callable[[], T]) -> T:
+    """What ``take`` gives, asked again while it is nothing and a killed server may still write.
+
+    Beside an SQLite file that is the process of ``rows.py``, in PostgreSQL its session: either ends
+    in a moment.
+    """
     until = time.monotonic() + LEFT_SECONDS
-    while True:
-        try:
-            return WriterLock(database)
-        except LedgerLocked:
-            if time.monotonic() > until:
-                raise
-            time.sleep(LEFT_SECONDS / 100)
+    while not (taken := take()) and time.monotonic() <= until:
+        time.sleep(LEFT_SECONDS / 100)
+    return taken
 
 
 class SessionClaim:
@@ -145,7 +155,7 @@ class SessionClaim:
         self._taken: DatabaseTaken | None = None
         try:
             session = self._session = self._connected()
-            if not _locked_by(session):
+            if not _awaited(lambda: _lock(session)):
                 session.close()
                 raise DatabaseUnusable(_IN_USE)
             with session.begin():
@@ -188,8 +198,7 @@ class SessionClaim:
         self._session.close()
         try:
             self._session = session = self._connected()
-            with session.begin():
-                locked = _lock(session)
+            locked = _lock(session)
             with session.begin():
                 token = session.scalar(select(database_claim.c.token))
         except DBAPIError as error:
@@ -211,17 +220,6 @@ class SessionClaim:
         return connection
 
 
-def _locked_by(session: Connection) -> bool:
-    """Wait for the session that a killed server left: the database ends it in a moment."""
-    until = time.monotonic() + LEFT_SECONDS
-    while True:
-        with session.begin():
-            if _lock(session):
-                return True
-        if time.monotonic() > until:
-            return False
-        time.sleep(LEFT_SECONDS / 100)
-
-
 def _lock(session: Connection) -> bool:
-    return bool(session.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK}))
+    with session.begin():
+        return bool(session.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK}))

@@ -24,13 +24,12 @@ from plugins.secure_chat.errors import (
     LedgerUnusable,
 )
 from plugins.secure_chat.ledger.file import WriterLock
-from plugins.secure_chat.mailbox.engine import file_of
+from plugins.secure_chat.mailbox.engine import BESIDE, file_of
 from plugins.secure_chat.mailbox.tables import database_claim
 
 T = TypeVar("T")
 
 LEFT_SECONDS: Final = 2.0  # that a server which was killed may still write
-_FILES: Final = ("", "-wal", "-shm")  # that SQLite keeps of a database in use, beside each other
 _MOVED: Final = (
     "a file of its database was moved, removed or replaced by another; put it back as it was and "
     "restart"
@@ -88,7 +87,7 @@ class FileClaim:
         with engine.connect():  # SQLite has its files beside the database while one is open
             self._files = {
                 path: there
-                for path in (f"{database}{end}" for end in _FILES)
+                for path in (f"{database}{end}" for end in ("", *BESIDE))
                 if (there := _identity(path)) is not None
             }
 

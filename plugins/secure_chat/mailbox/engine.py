@@ -15,6 +15,8 @@ from plugins.secure_chat.errors import ConfigurationError
 from plugins.secure_chat.mailbox.wal import KEEP_LONG_BYTES
 
 FILE_NAME: Final = "mailbox.sqlite"
+BESIDE: Final = ("-wal", "-shm")
+"""What follows the name of an SQLite file in those that are beside it while it is in use."""
 PREPARE_SQLITE: Final = (
     "PRAGMA busy_timeout=5000",
     "PRAGMA journal_mode=WAL",
@@ -61,7 +63,7 @@ def engine_to_read(path: Path) -> Engine:
     """
     if not os.statvfs(path).f_flag & os.ST_RDONLY:
         return engine_at(path)
-    alone = not any(path.with_name(path.name + end).exists() for end in ("-wal", "-shm"))
+    alone = not any(path.with_name(path.name + end).exists() for end in BESIDE)
     how = {"immutable": "1"} if alone else {"mode": "ro"}
     name = f"file:{quote(os.fsencode(path.absolute()))}"
     url = URL.create("sqlite", database=name, query={"uri": "true", **how})

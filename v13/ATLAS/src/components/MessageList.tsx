@@ -78,11 +78,11 @@ export function MessageList({ view, own, onOlder, onRetry }: MessageListProps): 
         aria-live="off"
         aria-label="Messages"
         onScroll={({ currentTarget }) => {
-          const { scrollHeight, scrollTop: top, clientHeight } = currentTarget;
-          const fromEnd = scrollHeight - top;
+          const { scrollHeight, scrollTop: top } = currentTarget;
           // Who was at the end leaves it by going up, not by what grows below.
           const stays = place.current.atEnd && top >= place.current.top;
-          place.current = { atEnd: stays || fromEnd - clientHeight < AT_END, fromEnd, top };
+          const atEnd = stays || isAtEnd(currentTarget);
+          place.current = { atEnd, fromEnd: scrollHeight - top, top };
         }}
       >
         <div ref={content} className={styles["content"]}>
